@@ -1,0 +1,188 @@
+"""The frozen backbone: any open_clip model, and the only module that imports open_clip.
+
+Shapes: N images, H = W pixels, E joint embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from PIL import Image
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from pipeline.config import Config
+from pipeline.features import FeaturesConfig
+from pipeline.run import TextSide
+from pipeline.text_tower import TextTower
+
+Transform = Callable[[Image.Image], Tensor]
+WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
+
+
+class BackboneConfig(Config):
+    """Which open_clip model."""
+
+    name: str = Field(min_length=1)
+    """A model name (`ViT-B-16`), a hub name (`hf-hub:org/model`), or a local folder."""
+    pretrained: str | None
+    """Weights of a named model, for instance `openai`; null for a hub name or a folder."""
+    device: str = "auto"
+    """`auto` is the first GPU, or the CPU."""
+
+    def torch_device(self) -> torch.device:
+        """Return the device to compute on."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen vision-language model.
+
+    Attributes:
+        model: open_clip's, in evaluation mode, without gradients.
+        transform: the model's own preprocessing of one picture, to `[3, H, W]`.
+        text: the text tower, for learned contexts.
+        logit_scale: factor on cosine similarities.
+        fingerprint: SHA-256 of all weights: equal for equal models.
+    """
+
+    model: Any
+    transform: Transform
+    text: TextTower
+    tokenizer: Any
+    logit_scale: float
+    fingerprint: str
+    device: torch.device
+
+    @torch.inference_mode()
+    def encode_images(self, pictures_N3HW: Tensor) -> Tensor:
+        """Return unit features `[N, E]`, float32, on the CPU."""
+        features_NE = self.model.encode_image(pictures_N3HW.to(self.device))
+        return F.normalize(features_NE.float(), dim=-1).cpu()
+
+    @torch.inference_mode()
+    def encode_captions(self, captions: list[str]) -> Tensor:
+        """Return unit features `[len(captions), E]` by the model's own full-length path."""
+        tokens_KL = self.tokenizer(captions).to(self.device)
+        return F.normalize(self.model.encode_text(tokens_KL).float(), dim=-1)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text, without SOS and EOS."""
+        return [int(token) for token in self.tokenizer.encode(text)]
+
+    def text_side(self, init: str, class_names: Iterable[str]) -> TextSide:
+        """Return what fits need: names are tokenized as `name .`, underscores as spaces."""
+        return TextSide(
+            tower=self.text,
+            logit_scale=self.logit_scale,
+            init_words=self.tokenize(init),
+            name_tokens={n: self.tokenize(n.replace("_", " ") + ".") for n in class_names},
+        )
+
+
+def load_backbone(config: BackboneConfig) -> Backbone:
+    """Load a model with its weights, frozen, in float32.
+
+    Raises:
+        ValueError: if the model or its weights are not there.
+    """
+    folder = Path(config.name)
+    is_folder = (folder / CONFIG).is_file()
+    if is_folder and config.pretrained:
+        raise ValueError(f"backbone.pretrained: {config.pretrained!r} does not apply to the folder "
+                         f"{folder}, which has its own weights; allowed is null")
+    if (folder.is_dir() or "/" in config.name.removeprefix("hf-hub:")) and not (
+        is_folder or config.name.startswith("hf-hub:")
+    ):
+        raise ValueError(f"backbone.name: {config.name}: no folder with {CONFIG} and {WEIGHTS}")
+    name = f"local-dir:{folder.resolve()}" if is_folder else config.name
+    device = config.torch_device()
+    try:
+        model = open_clip.create_model(
+            name, config.pretrained, device=device, require_pretrained=True
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # open_clip and the hub raise many kinds
+        raise ValueError(
+            f"backbone.name: {config.name} (pretrained: {config.pretrained}) cannot be loaded: "
+            f"{error}; allowed: an open_clip model with its weights, hf-hub:..., or a folder"
+        ) from None
+    model.eval().requires_grad_(False)
+    return wrap_model(model, tokenizer, device)
+
+
+def wrap_model(model: Any, tokenizer: Any, device: torch.device) -> Backbone:
+    """Gather what the pipeline needs of an open_clip model."""
+    preprocess = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
+    )
+    return Backbone(
+        model=model,
+        transform=preprocess,
+        text=TextTower(getattr(model, "text", model)).to(device),
+        tokenizer=tokenizer,
+        logit_scale=float(model.logit_scale.exp()),
+        fingerprint=fingerprint(model),
+        device=device,
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's parameters and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def crop_transform(backbone: Backbone, config: FeaturesConfig) -> Transform:
+    """Return the random crop of training images: CoOp's augmentation, with the config's area."""
+    visual = backbone.model.visual.preprocess_cfg
+    steps: list[nn.Module] = [
+        v2.RGB(),
+        v2.RandomResizedCrop(
+            visual["size"], config.crop_scale, interpolation=v2.InterpolationMode.BICUBIC
+        ),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(visual["mean"], visual["std"]),
+    ]
+    if config.flip:
+        steps.insert(2, v2.RandomHorizontalFlip())
+    return v2.Compose(steps)
+
+
+def build_clip(model_config: dict[str, Any], context_length: int) -> tuple[Any, Any]:
+    """Build an open_clip CLIP with random weights, and its tokenizer."""
+    model = open_clip.CLIP(
+        model_config["embed_dim"], model_config["vision_cfg"], model_config["text_cfg"]
+    )
+    preprocess = {"size": model_config["vision_cfg"]["image_size"], "interpolation": "bicubic",
+                  "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    open_clip.model.set_model_preprocess_cfg(model, preprocess)
+    return model, open_clip.SimpleTokenizer(context_length=context_length)
+
+
+def save_clip(folder: Path, model: Any, model_config: dict[str, Any]) -> None:
+    """Write a model as a folder that open_clip loads, weights in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocess = {k: model.visual.preprocess_cfg[k] for k in ("mean", "std", "interpolation")}
+    preprocess["resize_mode"] = "shortest"
+    config = {"model_cfg": model_config, "preprocess_cfg": preprocess}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)

@@ -1,0 +1,109 @@
+"""Turn the images of a manifest into features.
+
+Shapes: N images, V views, H = W pixels, E joint embedding width.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.backbone import Backbone, Transform, crop_transform
+from pipeline.errors import report_all
+from pipeline.features import SPLITS, FeaturesConfig, TaskFeatures
+from pipeline.manifest import Manifest
+
+
+class Pictures(Dataset[Tensor | str]):
+    """The transformed pictures of some manifest rows; an unreadable one is its error's text."""
+
+    def __init__(self, images: list[dict[str, Any]], transform: Transform, seed: int | None) -> None:
+        """Keep the images; with a seed, every picture draws its own random crop from it."""
+        self.images, self.transform, self.seed = images, transform, seed
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        """Return `[3, H, W]`, or why there is none."""
+        image = self.images[index]
+        try:
+            source = io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]
+            with Image.open(source) as picture:
+                if self.seed is None:
+                    return self.transform(picture)
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(self.seed * 1_000_003 + index)
+                    return self.transform(picture)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            return f"{image['path']}: {error}"
+
+
+def encode_pictures(
+    backbone: Backbone, pictures: Pictures, config: FeaturesConfig, progress: Callable[[int], Any]
+) -> Tensor:
+    """Return unit features `[N, E]`.
+
+    Raises:
+        ValueError: naming every picture that cannot be read, after all were tried.
+    """
+    loader = DataLoader(
+        pictures, config.batch_size, num_workers=config.workers, collate_fn=list, timeout=300
+        if config.workers else 0,
+    )
+    parts, problems = [], []
+    for batch in loader:
+        problems += [item for item in batch if isinstance(item, str)]
+        readable = [item for item in batch if not isinstance(item, str)]
+        if not problems:
+            parts.append(backbone.encode_images(torch.stack(readable)))
+        progress(len(batch))
+    report_all(f"{len(problems)} image(s) cannot be read", problems)
+    return torch.cat(parts)
+
+
+def encode_task(
+    backbone: Backbone,
+    manifest: Manifest,
+    data_hash: str,
+    config: FeaturesConfig,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> TaskFeatures:
+    """Encode all images of a task, and `config.views` random crops of its training images.
+
+    Crops are drawn once and cached: a step of training draws one of an image's views, not a new
+    crop as in CoOp's loop.
+    """
+    rows = manifest.rows
+    images = rows["image"].tolist()
+    is_train = (rows["split"] == "train").tolist()
+    train_images = [image for image, chosen in zip(images, is_train, strict=True) if chosen]
+    features_NE = encode_pictures(
+        backbone, Pictures(images, backbone.transform, None), config, progress
+    )
+    views = [features_NE[torch.tensor(is_train)]]
+    for view in range(config.views):
+        crop = crop_transform(backbone, config)
+        pictures = Pictures(train_images, crop, config.seed * 1000 + view)
+        views.append(encode_pictures(backbone, pictures, config, progress))
+    domains = sorted(set(rows["domain"]))
+    return TaskFeatures(
+        name=manifest.name,
+        template=manifest.template,
+        class_names=tuple(manifest.class_names),
+        domains=tuple(domains),
+        features_NE=features_NE,
+        label_N=torch.tensor(rows["label"].to_numpy()),
+        split_N=torch.tensor([SPLITS.index(split) for split in rows["split"]]),
+        domain_N=torch.tensor([domains.index(domain) for domain in rows["domain"]]),
+        views_NVE=torch.stack(views, dim=1),
+        fingerprint=backbone.fingerprint,
+        data_hash=data_hash,
+    )

@@ -1,0 +1,24 @@
+"""One writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def exclusive(path: Path, who: str) -> Iterator[None]:
+    """Hold a lock that the operating system drops when this process ends, however it ends.
+
+    Raises:
+        ValueError: if somebody else holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{path}: {who} is running; wait for it or stop it") from None
+        yield

@@ -1,0 +1,102 @@
+"""The contract of a data set: one Parquet table per task.
+
+| column | type | meaning |
+|---|---|---|
+| image | struct<bytes, path> | an encoded picture, or the path of one (as Hugging Face does) |
+| label | int64 | 0 to K - 1 |
+| class_name | string | the name that the prompt is followed by; one per label |
+| domain | string | where the picture comes from, for instance a drawing style |
+| split | string | train, val or test |
+
+The table's metadata holds the task's name and its zero-shot template.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import report_all
+from pipeline.features import SPLITS
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+SCHEMA = pa.schema(
+    [("image", IMAGE), ("label", pa.int64()), ("class_name", pa.string()),
+     ("domain", pa.string()), ("split", pa.string())]
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of a task, with columns image, label, class_name, domain and split."""
+
+    name: str
+    template: str
+    rows: pd.DataFrame
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names in label order."""
+        names = self.rows.drop_duplicates("label").sort_values("label")
+        return [str(name) for name in names["class_name"]]
+
+    def n_encodings(self, views: int) -> int:
+        """Return how many pictures are encoded with `views` crops of each training image."""
+        return len(self.rows) + views * int((self.rows["split"] == "train").sum())
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Refuse a manifest that would fail later: all its problems in one ValueError.
+
+    Raises:
+        ValueError: on unknown splits, labels that are not 0 to K - 1, labels with several
+            names, classes without a training or test image, and images that do not exist.
+    """
+    rows, problems = manifest.rows, []
+    unknown = sorted(set(rows["split"]) - set(SPLITS))
+    if unknown:
+        problems.append(f"split {unknown}: allowed are {list(SPLITS)}")
+    labels = sorted(set(rows["label"]))
+    if labels != list(range(len(labels))):
+        problems.append(f"labels {labels[:5]}...: allowed are 0 to {len(labels) - 1}, all of them")
+    for label, names in rows.groupby("label")["class_name"]:
+        if len(set(names)) > 1 or not str(names.iloc[0]).strip():
+            problems.append(f"label {label}: class names {sorted(set(names))}, allowed is one")
+    for split in ("train", "test"):
+        present = set(rows.loc[rows["split"] == split, "label"])
+        problems += [f"class {name!r} has no {split} image"
+                     for label, name in enumerate(manifest.class_names) if label not in present]
+    for image in rows["image"]:
+        if not image["bytes"] and not (image["path"] and Path(image["path"]).is_file()):
+            problems.append(f"image {image['path']}: no such file")
+    report_all(f"task {manifest.name}: {len(problems)} problem(s)", problems)
+
+
+def save_manifest(path: Path, manifest: Manifest) -> None:
+    """Check a manifest and write it."""
+    check_manifest(manifest)
+    about = {"name": manifest.name, "template": manifest.template}
+    schema = SCHEMA.with_metadata({"loqua": json.dumps(about)})
+    table = pa.Table.from_pandas(manifest.rows, schema=schema, preserve_index=False)
+    pq.write_table(table, path, compression="none")
+
+
+def load_manifest(path: Path, with_images: bool = True) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or not a manifest.
+    """
+    columns = [name for name in SCHEMA.names if with_images or name != "image"]
+    try:
+        table = pq.read_table(path, columns=columns)
+        about: dict[str, Any] = json.loads((table.schema.metadata or {})[b"loqua"])
+        return Manifest(about["name"], about["template"], table.to_pandas())
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable manifest: {error}") from None

@@ -1,0 +1,140 @@
+"""The only reader of params.yaml: strict, complete, and clear about mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML, YAMLError
+
+from pipeline.backbone import BackboneConfig
+from pipeline.config import Config
+from pipeline.datasets.emoji import EmojiConfig
+from pipeline.errors import report_all
+from pipeline.features import FeaturesConfig
+from pipeline.pretrain import PretrainConfig
+from pipeline.prompts import PromptConfig
+from pipeline.search import SweepConfig
+from pipeline.selection import EvaluateConfig
+from pipeline.tracking import TrackingConfig
+from pipeline.train import TrainConfig
+
+PARAMS = Path("params.yaml")
+
+
+class PrepareConfig(Config):
+    """Which data set, and its settings."""
+
+    source: Literal["emoji"]
+    emoji: EmojiConfig
+
+
+class RegisterConfig(Config):
+    """How the winners are named in the registry."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class Params(Config):
+    """All of params.yaml."""
+
+    prepare: PrepareConfig
+    pretrain: PretrainConfig
+    backbone: BackboneConfig
+    features: FeaturesConfig
+    prompt: PromptConfig
+    train: TrainConfig
+    sweep: SweepConfig
+    evaluate: EvaluateConfig
+    tracking: TrackingConfig
+    register_: RegisterConfig = Field(alias="register")
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of the data set."""
+        return self.prepare.emoji.tasks
+
+    def model_dump_flat(self) -> dict[str, Any]:
+        """Return all parameters by their dotted names."""
+        return flatten(self.model_dump(mode="json", by_alias=True))
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Turn nested dicts into one with dotted names."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    parts = [flatten(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items()]
+    return {name: leaf for part in parts for name, leaf in part.items()}
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and check the parameters, and every point of the sweep's space with them.
+
+    Raises:
+        ValueError: one message with every mistake: its place, what was found, what is allowed.
+    """
+    try:
+        raw = YAML(typ="safe").load(path.read_text())
+    except (OSError, YAMLError) as error:
+        raise ValueError(f"{path}: not readable: {error}") from None
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        problems = [describe(problem) for problem in error.errors()]
+        report_all(f"{path}: {len(problems)} problem(s)", problems)
+        raise AssertionError from error
+    report_all(f"{path}: the sweep cannot run", sweep_problems(params))
+    return params
+
+
+def describe(problem: Any) -> str:
+    """Turn one of pydantic's problems into `place: found ..., allowed ...`."""
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key"
+    if problem["type"] == "missing":
+        return f"{place}: missing"
+    return f"{place}: found {problem['input']!r}; {problem['msg'].lower()}"
+
+
+def apply_settings(params: Params, settings: dict[str, Any]) -> tuple[PromptConfig, TrainConfig]:
+    """Return the prompt and training of one configuration, given by dotted names.
+
+    Raises:
+        ValueError: if a name is unknown or a value is not allowed.
+    """
+    sections: dict[str, dict[str, Any]] = {
+        "prompt": params.prompt.model_dump(),
+        "train": params.train.model_dump(),
+    }
+    for name, value in settings.items():
+        section, _, key = name.partition(".")
+        if key not in sections.get(section, {}):
+            allowed = sorted(f"{s}.{k}" for s, keys in sections.items() for k in keys)
+            raise ValueError(f"{name}: unknown key; allowed are {allowed}")
+        sections[section][key] = value
+    try:
+        return PromptConfig(**sections["prompt"]), TrainConfig(**sections["train"])
+    except ValidationError as error:
+        raise ValueError("; ".join(describe(problem) for problem in error.errors())) from None
+
+
+def sweep_problems(params: Params) -> list[str]:
+    """Try every value of the space, so that no trial can fail on a wrong one."""
+    problems = [
+        f"sweep.tasks: {task!r} is not prepared; allowed are {params.tasks}"
+        for task in params.sweep.tasks if task not in params.tasks
+    ]
+    points = [{name: value} for name, axis in params.sweep.space.items() for value in axis.ends]
+    for place, settings in [("sweep.space", p) for p in points] + [
+        ("sweep.first", dict(p)) for p in params.sweep.first
+    ]:
+        try:
+            apply_settings(params, settings)
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
+        missing = set(params.sweep.space) ^ set(settings)
+        if place == "sweep.first" and missing:
+            problems.append(f"{place}: {sorted(missing)} must be axes of the space and set here")
+    return problems

@@ -1,0 +1,130 @@
+"""One configuration on one task: fit all its seeds, then measure them.
+
+Shapes: S seeds, K classes, M context tokens, N images, E joint embedding width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import report_all
+from pipeline.features import TaskFeatures
+from pipeline.few_shot import draw_shots
+from pipeline.metrics import accuracy
+from pipeline.prompts import Prompt, PromptConfig, init_tokens, merge
+from pipeline.stored_prompt import StoredPrompt
+from pipeline.text_tower import PackedNames, TextTower
+from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """All that a fit needs of a backbone; it travels to workers as one object.
+
+    Attributes:
+        tower: the frozen text tower.
+        logit_scale: factor on cosine similarities.
+        init_words: token ids of the words that start a context.
+        name_tokens: token ids of every class name, full stop included.
+    """
+
+    tower: TextTower
+    logit_scale: float
+    init_words: list[int]
+    name_tokens: dict[str, list[int]]
+
+    def init_MD(self, n_ctx: int) -> Tensor:
+        """Return the embeddings that start a context of M tokens."""
+        return self.tower.embed(init_tokens(self.init_words, n_ctx))
+
+    def pack(self, class_names: Sequence[str], n_ctx: int) -> PackedNames:
+        """Pack class names behind a context of M tokens."""
+        return self.tower.pack([self.name_tokens[name] for name in class_names], n_ctx)
+
+    def check_names(self, n_ctx: int) -> None:
+        """Refuse class names that do not fit behind a context of M tokens.
+
+        Raises:
+            ValueError: naming every such class.
+        """
+        room = self.tower.context_length - 2 - n_ctx
+        problems = [f"{name!r}: {len(tokens)} tokens, allowed are {room}"
+                    for name, tokens in self.name_tokens.items() if len(tokens) > room]
+        report_all(f"class names too long for n_ctx {n_ctx} and a context length of "
+                   f"{self.tower.context_length}", problems)
+
+    @torch.no_grad()
+    def class_embeddings(self, prompts: Sequence[StoredPrompt], names: PackedNames) -> Tensor:
+        """Return the class embeddings `[S, K, E]` of stored prompts."""
+        init_MD = self.init_MD(names.n_ctx)
+        context_SMD = torch.stack(
+            [merge(init_MD, {k: v.to(init_MD.device) for k, v in prompt.values().items()})
+             for prompt in prompts]
+        )
+        embeddings: Tensor = self.tower(context_SMD, names)
+        return embeddings
+
+
+class TaskRun:
+    """The fit of one configuration on the training shots of some classes of a task."""
+
+    def __init__(
+        self,
+        text: TextSide,
+        features: TaskFeatures,
+        prompt: PromptConfig,
+        train: TrainConfig,
+        classes: Sequence[int],
+        shots: int,
+        seeds: Sequence[int],
+    ) -> None:
+        """Deal the shots of every seed and build its prompt; nothing is trained yet."""
+        self.text, self.features, self.prompt = text, features, prompt
+        device = text.tower.positional_embedding.device
+        views_NVE, label_N = features.training_views(classes)
+        drawn = [draw_shots(label_N.tolist(), shots, random.Random(seed)) for seed in seeds]
+        init_MD = text.init_MD(prompt.n_ctx)
+        self.replicas = [Replica(Prompt(prompt, init_MD, seed), train.lr, seed) for seed in seeds]
+        data = TrainingSet(
+            views_XVE=views_NVE.to(device),
+            label_X=label_N.to(device),
+            index_SN=torch.tensor(drawn),
+            names=self._pack(classes),
+            logit_scale=text.logit_scale,
+        )
+        self.fit = PromptFit(text.tower, data, self.replicas, train)
+
+    def _pack(self, classes: Sequence[int]) -> PackedNames:
+        names = [self.features.class_names[label] for label in classes]
+        return self.text.pack(names, self.prompt.n_ctx)
+
+    def stored(self) -> list[StoredPrompt]:
+        """Return the prompts of all seeds as they would be stored now."""
+        return [replica.prompt.store() for replica in self.replicas]
+
+    def measure(self, split: str, classes: Sequence[int], domains: Sequence[str]) -> list[float]:
+        """Return each seed's accuracy on the images of some classes, told apart from each other.
+
+        The stored form of the prompt is measured, since it is the one that is kept.
+        """
+        return measure_prompts(self.text, self.features, self.stored(), split, classes, domains)
+
+
+def measure_prompts(
+    text: TextSide,
+    features: TaskFeatures,
+    prompts: Sequence[StoredPrompt],
+    split: str,
+    classes: Sequence[int],
+    domains: Sequence[str],
+) -> list[float]:
+    """Return the accuracy of each stored prompt on the images of `classes`, in [0, 1]."""
+    image_NE, label_N = features.select(split, classes, domains)
+    names = text.pack([features.class_names[label] for label in classes], prompts[0].n_ctx)
+    class_SKE = text.class_embeddings(prompts, names).cpu()
+    return [accuracy(image_NE, class_KE, label_N) for class_KE in class_SKE]

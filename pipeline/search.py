@@ -1,0 +1,181 @@
+"""The search: which configurations a sweep tries. The only module that imports optuna.
+
+The study's storage is the sweep's memory: every finished trial is in it, with everything that
+was measured, the moment it finishes. A sweep that was interrupted goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field, RootModel, model_validator
+
+from pipeline.config import Config
+from pipeline.selection import TrialRecord
+
+Value = int | float | str
+MAX_REJECTED = 1000
+
+
+class Choice(RootModel[Annotated[list[Value], Field(min_length=1)]]):
+    """An axis with a few values."""
+
+    @property
+    def ends(self) -> list[Value]:
+        """Every value, for a check before the sweep."""
+        return self.root
+
+    def distribution(self) -> BaseDistribution:
+        """Return it in Optuna's terms."""
+        return CategoricalDistribution(self.root)
+
+
+class Range(Config):
+    """An axis with all values between two."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be below high, and above 0 with log: true")
+        return self
+
+    @property
+    def ends(self) -> list[Value]:
+        """Both ends, for a check before the sweep."""
+        return [self.low, self.high]
+
+    def distribution(self) -> BaseDistribution:
+        """Return it in Optuna's terms."""
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+
+class SweepConfig(Config):
+    """What is searched, on what, and with which resources."""
+
+    tasks: list[str] = Field(min_length=1)
+    shots: int = Field(ge=1)
+    seeds: list[int] = Field(min_length=1)
+    n_trials: int = Field(ge=1)
+    sampler_seed: int = Field(ge=0)
+    space: dict[str, Choice | Range] = Field(min_length=1)
+    first: list[dict[str, Value]]
+    """Configurations tried before the sampler's own proposals."""
+    cpus_per_trial: float = Field(gt=0)
+    gpus_per_trial: float = Field(ge=0)
+    max_failures: int = Field(ge=0)
+    """How often a trial whose worker died is started again."""
+
+
+class Search:
+    """A resumable two-objective study: score up, bytes down (TPE, NeurIPS 2011)."""
+
+    def __init__(self, path: Path, name: str, config: SweepConfig) -> None:
+        """Open or create the study `name` in a sqlite file.
+
+        A new study gets the configurations of `config.first`. In an old one, trials that were
+        running when the last driver stopped are told as failed and queued again.
+
+        Raises:
+            ValueError: if the file cannot be opened.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name = name
+        self.space = {key: axis.distribution() for key, axis in config.space.items()}
+        self.n_trials = config.n_trials
+        self.running: dict[int, optuna.Trial] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+            self.study = optuna.create_study(
+                storage=storage, study_name=name, load_if_exists=True,
+                directions=["maximize", "minimize"],
+            )
+        except Exception as error:  # sqlalchemy and alembic raise many kinds
+            raise ValueError(f"{path}: not a usable study database: {error}") from None
+        old = self.study.get_trials(deepcopy=False)
+        self.study.sampler = optuna.samplers.TPESampler(
+            seed=config.sampler_seed + len(old), n_startup_trials=8
+        )
+        if not old:
+            for settings in config.first:
+                self.study.enqueue_trial(dict(settings))
+        for trial in old:
+            if trial.state == TrialState.RUNNING:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                self.study.enqueue_trial(trial.params)
+
+    def ask(
+        self, accept: Callable[[dict[str, Any]], str | None]
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Return the next trial's number and settings, or None if all trials are given out.
+
+        Args:
+            accept: takes settings, returns why they are not feasible, or None. Proposals that
+                are not feasible, or were tried before, are told to the study as failed.
+        """
+        for _ in range(MAX_REJECTED):
+            if self.n_given_out >= self.n_trials:
+                return None
+            trial = self.study.ask(self.space)
+            reason = accept(trial.params) or self._repeats(trial.number, trial.params)
+            if reason is None:
+                self.running[trial.number] = trial
+                return trial.number, dict(trial.params)
+            trial.set_user_attr("rejected", reason)
+            self.study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _repeats(self, number: int, settings: dict[str, Any]) -> str | None:
+        for trial in self._counted():
+            if trial.number != number and trial.params == settings:
+                return f"same settings as trial {trial.number}"
+        return None
+
+    def _counted(self) -> list[FrozenTrial]:
+        """Return running and finished trials, and those that failed while training."""
+        return [
+            trial for trial in self.study.get_trials(deepcopy=False)
+            if trial.state in (TrialState.RUNNING, TrialState.COMPLETE)
+            or "error" in trial.user_attrs
+        ]
+
+    @property
+    def n_given_out(self) -> int:
+        """Trials that run, finished or failed."""
+        return len(self._counted())
+
+    @property
+    def n_failed(self) -> int:
+        """Trials that failed while training."""
+        return sum("error" in trial.user_attrs for trial in self._counted())
+
+    def tell(self, number: int, record: TrialRecord) -> None:
+        """Keep a finished trial."""
+        trial = self.running.pop(number)
+        trial.set_user_attr("record", json.dumps(asdict(record)))
+        self.study.tell(trial, [record.score, record.size_bytes])
+
+    def tell_failed(self, number: int, error: str) -> None:
+        """Keep the fact that a trial failed, and why."""
+        trial = self.running.pop(number)
+        trial.set_user_attr("error", error)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def finished(self) -> list[TrialRecord]:
+        """Return every finished trial, in order of number."""
+        return [
+            TrialRecord(**json.loads(trial.user_attrs["record"]))
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ]
+

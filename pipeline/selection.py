@@ -1,0 +1,84 @@
+"""Which configurations win: on validation data only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from pipeline.config import Config
+
+
+class EvaluateConfig(Config):
+    """How winners are chosen and measured."""
+
+    seeds: list[int] = Field(min_length=1)
+    compact_within: float = Field(ge=0, le=1)
+    """The compact winner is the smallest prompt whose score is at most this far from the best."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial.
+
+    Attributes:
+        number: of the trial in its study.
+        settings: dotted names and values.
+        score: harmonic mean of `base` and `new`, in [0, 1], from validation images.
+        base: accuracy on the classes that were trained, mean over tasks and seeds.
+        new: accuracy on the pseudo-new classes, mean over tasks and seeds.
+        size_bytes: learned state of one task's prompt.
+        tasks: base and new per task.
+        history: loss, base and new after each epoch.
+        seconds: of training, all tasks and seeds.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    score: float
+    base: float
+    new: float
+    size_bytes: int
+    tasks: dict[str, dict[str, float]]
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials that no other beats in score without being larger, smallest first."""
+    front: list[TrialRecord] = []
+    for trial in sorted(trials, key=lambda t: (t.size_bytes, -t.score, t.number)):
+        if not front or trial.score > front[-1].score:
+            front.append(trial)
+    return front
+
+
+def choose_champion(trials: Sequence[TrialRecord]) -> TrialRecord:
+    """Return the trial with the best score; of equals, the smaller, then the earlier."""
+    return min(trials, key=lambda t: (-t.score, t.size_bytes, t.number))
+
+
+def choose_compact(trials: Sequence[TrialRecord], within: float) -> TrialRecord:
+    """Return the smallest trial whose score is at most `within` below the best."""
+    floor = choose_champion(trials).score - within
+    close = [trial for trial in trials if trial.score >= floor]
+    return min(close, key=lambda t: (t.size_bytes, -t.score, t.number))
+
+
+def choose_coop(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return plain CoOp at its best learning rate: the best full-rank, unquantized trial."""
+    plain = [
+        trial for trial in trials
+        if trial.settings.get("prompt.rank") == "full" and trial.settings.get("prompt.bits") == 16
+        and trial.settings.get("prompt.n_ctx", 4) == 4
+    ]
+    return choose_champion(plain) if plain else None
+
+
+def choose_winners(trials: Sequence[TrialRecord], within: float) -> dict[str, TrialRecord]:
+    """Return the configurations that are refit and tested: champion, compact, coop."""
+    winners = {"champion": choose_champion(trials), "compact": choose_compact(trials, within)}
+    coop = choose_coop(trials)
+    return winners | ({"coop": coop} if coop else {})

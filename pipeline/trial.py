@@ -1,0 +1,74 @@
+"""A trial of the sweep: one configuration on all tasks, scored on validation data only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import mean
+
+from pipeline.features import TaskFeatures
+from pipeline.few_shot import split_base_new
+from pipeline.metrics import harmonic_mean
+from pipeline.prompts import PromptConfig
+from pipeline.run import TaskRun, TextSide
+from pipeline.train import TrainConfig
+
+
+class Trial:
+    """Train on half of the base classes of every task; the other half stand in for new ones.
+
+    No test image and no image of a new class is ever looked at.
+    """
+
+    def __init__(
+        self,
+        text: TextSide,
+        tasks: Sequence[TaskFeatures],
+        prompt: PromptConfig,
+        train: TrainConfig,
+        shots: int,
+        seeds: Sequence[int],
+    ) -> None:
+        """Build the runs of all tasks."""
+        self.epochs = train.epochs
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.runs: list[TaskRun] = []
+        self.classes: list[tuple[list[int], list[int]]] = []
+        for features in tasks:
+            base, _ = split_base_new(range(len(features.class_names)))
+            trained, pseudo_new = split_base_new(base)
+            self.classes.append((trained, pseudo_new))
+            self.runs.append(TaskRun(text, features, prompt, train, trained, shots, seeds))
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are trained."""
+        return len(self.history) == self.epochs
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of learned state of one prompt."""
+        return self.runs[0].stored()[0].size_bytes
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train an epoch on every task; return loss, base, new and score, means over all."""
+        start = time.perf_counter()
+        losses = [mean(run.fit.run_epoch()) for run in self.runs]
+        measured = self.measure().values()
+        base, new = (mean(task[key] for task in measured) for key in ("base", "new"))
+        self.seconds += time.perf_counter() - start
+        self.history.append({"loss": mean(losses), "base": base, "new": new,
+                             "score": harmonic_mean(base, new)})
+        return self.history[-1]
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        """Return validation accuracy on trained and pseudo-new classes, per task."""
+        result = {}
+        for run, (trained, pseudo_new) in zip(self.runs, self.classes, strict=True):
+            domains = run.features.shot_domains
+            result[run.features.name] = {
+                "base": mean(run.measure("val", trained, domains)),
+                "new": mean(run.measure("val", pseudo_new, domains)),
+            }
+        return result

@@ -1,0 +1,135 @@
+"""Search rank, bits, prompt length and learning rate; write every trial and the winners."""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from rich.console import Console
+
+from pipeline import artifacts
+from pipeline.backbone import load_backbone
+from pipeline.errors import run_stage
+from pipeline.locks import exclusive
+from pipeline.params import Params, apply_settings, load_params
+from pipeline.provenance import git_commit, value_hash, versions
+from pipeline.search import Search
+from pipeline.selection import TrialRecord, choose_champion, choose_winners
+from pipeline.sweep import SweepJob, cluster, cluster_resources, run_sweep
+from pipeline.tracking import Tracker
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep's identity: equal inputs continue the same study."""
+
+    name: str
+    tags: dict[str, str]
+
+
+def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
+    """Name the study by everything that its trials depend on; more trials continue it."""
+    depends = params.model_dump(mode="json", include={"prompt", "train", "sweep"})
+    del depends["sweep"]["n_trials"]
+    name = "sweep-" + value_hash([depends, data_hash, fingerprint])[:12]
+    tags = {"git_commit": git_commit(), "data_hash": data_hash, "backbone": fingerprint,
+            "seeds": str(params.sweep.seeds), "sampler_seed": str(params.sweep.sampler_seed)}
+    return Study(name, tags | {f"version.{k}": v for k, v in versions().items()})
+
+
+def load_job(params: Params) -> tuple[SweepJob, Study]:
+    """Load what trials share: features, text tower, tokenized names.
+
+    Raises:
+        ValueError: if a cache file is damaged or stale, or a class name is too long.
+    """
+    tasks = [artifacts.load_features(artifacts.features_path(task)) for task in params.sweep.tasks]
+    backbone = load_backbone(params.backbone)
+    for task in tasks:
+        if task.fingerprint != backbone.fingerprint:
+            raise ValueError(f"{artifacts.features_path(task.name)}: made by another backbone "
+                             f"than {params.backbone.name}; run `dvc repro features`")
+    names = [name for task in tasks for name in task.class_names]
+    text = backbone.text_side(params.prompt.init, names)
+    axis = params.sweep.space.get("prompt.n_ctx")
+    longest = max(int(value) for value in axis.ends) if axis else params.prompt.n_ctx
+    text.check_names(longest)
+    job = SweepJob(text, tasks, partial(apply_settings, params), params.sweep)
+    data_hash = value_hash([task.data_hash for task in tasks])
+    return job, identify(params, data_hash, backbone.fingerprint)
+
+
+def main() -> None:
+    """Run the stage."""
+    params = load_params()
+    tracker = Tracker(params.tracking, artifacts.STATE)
+    job, study = load_job(params)
+    with exclusive(artifacts.STATE / "sweep.lock", "another sweep"):
+        search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
+        parent = tracker.open_run(study.name, study.name, study.tags)
+        tracker.log(parent, params.model_dump_flat())
+        for record in search.finished():
+            if f"{study.name}/{record.number}" not in tracker.logged_trials(parent):
+                tracker.log_trial(parent, study.name, record, study.tags)
+        if search.n_given_out < params.sweep.n_trials:
+            run_trials(search, job, study, tracker, parent)
+        records = search.finished()
+        if not records:
+            raise ValueError(f"all {search.n_failed} trials failed; see the errors above")
+        save_results(params, study, records)
+        best = choose_champion(records)
+        tracker.log(parent, metrics=[("score", best.score, 0), ("size_bytes", best.size_bytes, 0),
+                                     ("trials", len(records), 0)])
+        tracker.close_run(parent)
+
+
+def run_trials(
+    search: Search, job: SweepJob, study: Study, tracker: Tracker, parent: str
+) -> None:
+    """Run what the study lacks, one line per finished trial.
+
+    Raises:
+        KeyboardInterrupt: if the sweep was interrupted; finished trials are kept.
+    """
+    n_trials = job.sweep.n_trials
+
+    def on_finished(record: TrialRecord) -> None:
+        tracker.log_trial(parent, study.name, record, study.tags)
+        records = search.finished()
+        console.print(trial_line(record, len(records), n_trials, choose_champion(records)))
+
+    def on_failed(number: int, error: str) -> None:
+        console.print(f"[red]trial {number} failed: {error}[/red]")
+
+    with cluster():
+        console.print(f"sweep {study.name}: {search.n_given_out} of {n_trials} trials known; "
+                      f"{cluster_resources()}")
+        run_sweep(search, job, artifacts.STATE / "ray", on_finished, on_failed)
+    if search.running or search.n_given_out < n_trials:
+        tracker.close_run(parent, "KILLED")
+        raise KeyboardInterrupt
+
+
+def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord) -> str:
+    """Describe a finished trial in one line."""
+    settings = "  ".join(
+        f"{key.rpartition('.')[2]} {value:<7.3g}" if isinstance(value, float)
+        else f"{key.rpartition('.')[2]} {value!s:<4}" for key, value in record.settings.items()
+    )
+    star = " *" if record.number == best.number else ""
+    return (f"{done:>4}/{total}  {settings}  base {100 * record.base:5.1f}  "
+            f"new {100 * record.new:5.1f}  HM {100 * record.score:5.1f}  "
+            f"{record.size_bytes:>6} B  {record.seconds:5.1f} s{star}")
+
+
+def save_results(params: Params, study: Study, records: list[TrialRecord]) -> None:
+    """Write all trials and the winners."""
+    artifacts.save_json(artifacts.TRIALS, {"study": study.name, "tags": study.tags,
+                                           "trials": [asdict(record) for record in records]})
+    winners = choose_winners(records, params.evaluate.compact_within)
+    artifacts.save_json(artifacts.WINNERS, {"study": study.name, "winners": {
+        role: asdict(record) for role, record in winners.items()}})
+
+
+if __name__ == "__main__":
+    run_stage(main)
