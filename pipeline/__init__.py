@@ -1,0 +1,1 @@
+"""Loqua: low-rank quantized prompts for vision-language models."""

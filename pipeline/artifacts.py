@@ -34,6 +34,11 @@ RESULTS = EVALUATION / "results.json"
 REGISTERED = ROOT / "register" / "models.json"
 REPORT = ROOT / "report"
 METRICS = REPORT / "metrics.json"
+REPORT_PAGE = REPORT / "report.html"
+REPORT_TEXT = REPORT / "report.md"
+FIGURES = REPORT / "figures"
+TRIALS_PLOT = REPORT / "plots" / "trials.json"
+TASKS_PLOT = REPORT / "plots" / "tasks.json"
 
 
 def manifest_path(task: str) -> Path:
@@ -57,6 +62,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        temporary.chmod(0o644)  # safetensors makes private files
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -108,9 +114,7 @@ def load_features(path: Path) -> TaskFeatures:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items()}
         return TaskFeatures(**about, **tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a readable feature file ({error}); remove it and run `dvc repro features`"
         ) from None
-
-

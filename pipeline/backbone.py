@@ -102,8 +102,10 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     folder = Path(config.name)
     is_folder = (folder / CONFIG).is_file()
     if is_folder and config.pretrained:
-        raise ValueError(f"backbone.pretrained: {config.pretrained!r} does not apply to the folder "
-                         f"{folder}, which has its own weights; allowed is null")
+        raise ValueError(
+            f"backbone.pretrained: {config.pretrained!r} does not apply to the folder "
+            f"{folder}, which has its own weights; allowed is null"
+        )
     if (folder.is_dir() or "/" in config.name.removeprefix("hf-hub:")) and not (
         is_folder or config.name.startswith("hf-hub:")
     ):
@@ -120,6 +122,11 @@ def load_backbone(config: BackboneConfig) -> Backbone:
             f"backbone.name: {config.name} (pretrained: {config.pretrained}) cannot be loaded: "
             f"{error}; allowed: an open_clip model with its weights, hf-hub:..., or a folder"
         ) from None
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        raise ValueError(
+            f"backbone.name: {config.name}: its tokenizer is a {type(tokenizer).__name__}; "
+            "allowed: models with CLIP's own tokenizer"
+        )
     model.eval().requires_grad_(False)
     return wrap_model(model, tokenizer, device)
 
@@ -163,7 +170,8 @@ def crop_transform(backbone: Backbone, config: FeaturesConfig) -> Transform:
     ]
     if config.flip:
         steps.insert(2, v2.RandomHorizontalFlip())
-    return v2.Compose(steps)
+    transform: Transform = v2.Compose(steps)
+    return transform
 
 
 def build_clip(model_config: dict[str, Any], context_length: int) -> tuple[Any, Any]:
@@ -171,8 +179,12 @@ def build_clip(model_config: dict[str, Any], context_length: int) -> tuple[Any, 
     model = open_clip.CLIP(
         model_config["embed_dim"], model_config["vision_cfg"], model_config["text_cfg"]
     )
-    preprocess = {"size": model_config["vision_cfg"]["image_size"], "interpolation": "bicubic",
-                  "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    preprocess = {
+        "size": model_config["vision_cfg"]["image_size"],
+        "interpolation": "bicubic",
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+    }
     open_clip.model.set_model_preprocess_cfg(model, preprocess)
     return model, open_clip.SimpleTokenizer(context_length=context_length)
 
@@ -186,3 +198,4 @@ def save_clip(folder: Path, model: Any, model_config: dict[str, Any]) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes private files

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from pipeline.backbone import Backbone, Transform, crop_transform
 from pipeline.errors import report_all
@@ -23,7 +23,9 @@ from pipeline.manifest import Manifest
 class Pictures(Dataset[Tensor | str]):
     """The transformed pictures of some manifest rows; an unreadable one is its error's text."""
 
-    def __init__(self, images: list[dict[str, Any]], transform: Transform, seed: int | None) -> None:
+    def __init__(
+        self, images: list[dict[str, Any]], transform: Transform, seed: int | None
+    ) -> None:
         """Keep the images; with a seed, every picture draws its own random crop from it."""
         self.images, self.transform, self.seed = images, transform, seed
 
@@ -42,12 +44,25 @@ class Pictures(Dataset[Tensor | str]):
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(self.seed * 1_000_003 + index)
                     return self.transform(picture)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except UnidentifiedImageError:
+            return f"{image['path']}: not an image"
+        # Pillow calls a broken PNG a SyntaxError
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return f"{image['path']}: {error}"
 
 
+def collate(items: list[Tensor | str]) -> tuple[Tensor | None, list[str]]:
+    """Stack the readable pictures of a batch, in the worker: one tensor travels, not one each."""
+    readable = [item for item in items if not isinstance(item, str)]
+    problems = [item for item in items if isinstance(item, str)]
+    return torch.stack(readable) if readable else None, problems
+
+
 def encode_pictures(
-    backbone: Backbone, pictures: Pictures, config: FeaturesConfig, progress: Callable[[int], Any]
+    backbone: Backbone,
+    pictures: Dataset[Tensor | str],
+    config: FeaturesConfig,
+    progress: Callable[[int], Any],
 ) -> Tensor:
     """Return unit features `[N, E]`.
 
@@ -55,16 +70,20 @@ def encode_pictures(
         ValueError: naming every picture that cannot be read, after all were tried.
     """
     loader = DataLoader(
-        pictures, config.batch_size, num_workers=config.workers, collate_fn=list, timeout=300
-        if config.workers else 0,
+        pictures,
+        config.batch_size,
+        num_workers=config.workers,
+        collate_fn=collate,
+        timeout=300 if config.workers else 0,
     )
-    parts, problems = [], []
-    for batch in loader:
-        problems += [item for item in batch if isinstance(item, str)]
-        readable = [item for item in batch if not isinstance(item, str)]
+    parts: list[Tensor] = []
+    problems: list[str] = []
+    for pictures_N3HW, unreadable in loader:
+        problems += unreadable
         if not problems:
-            parts.append(backbone.encode_images(torch.stack(readable)))
-        progress(len(batch))
+            parts.append(backbone.encode_images(pictures_N3HW))
+        progress(len(unreadable) + (0 if pictures_N3HW is None else len(pictures_N3HW)))
+    problems = list(dict.fromkeys(problems))  # a training image is read once per view
     report_all(f"{len(problems)} image(s) cannot be read", problems)
     return torch.cat(parts)
 
@@ -74,7 +93,7 @@ def encode_task(
     manifest: Manifest,
     data_hash: str,
     config: FeaturesConfig,
-    progress: Callable[[int], Any] = lambda count: None,
+    progress: Callable[[int], Any] = lambda _: None,
 ) -> TaskFeatures:
     """Encode all images of a task, and `config.views` random crops of its training images.
 
@@ -85,14 +104,13 @@ def encode_task(
     images = rows["image"].tolist()
     is_train = (rows["split"] == "train").tolist()
     train_images = [image for image, chosen in zip(images, is_train, strict=True) if chosen]
-    features_NE = encode_pictures(
-        backbone, Pictures(images, backbone.transform, None), config, progress
-    )
-    views = [features_NE[torch.tensor(is_train)]]
-    for view in range(config.views):
-        crop = crop_transform(backbone, config)
-        pictures = Pictures(train_images, crop, config.seed * 1000 + view)
-        views.append(encode_pictures(backbone, pictures, config, progress))
+    crop = crop_transform(backbone, config)
+    plain_and_crops = [Pictures(images, backbone.transform, None)] + [
+        Pictures(train_images, crop, config.seed * 1000 + view) for view in range(config.views)
+    ]
+    encoded = encode_pictures(backbone, ConcatDataset(plain_and_crops), config, progress)
+    features_NE, *crops = encoded.split([len(pictures) for pictures in plain_and_crops])
+    views = [features_NE[torch.tensor(is_train)], *crops]
     domains = sorted(set(rows["domain"]))
     return TaskFeatures(
         name=manifest.name,

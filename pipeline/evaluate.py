@@ -101,15 +101,29 @@ def test_rows(
     features = job.tasks[fit.task]
     halves = split_base_new(range(len(features.class_names)))
     domains, held_out = features.shot_domains, held_out_domains(features)
-    base, new = (measure_prompts(job.text, features, prompts, "test", classes, domains)
-                 for classes in halves)
+    base, new = (
+        measure_prompts(job.text, features, prompts, "test", classes, domains) for classes in halves
+    )
     far: list[list[float] | list[None]] = [
         measure_prompts(job.text, features, prompts, "test", classes, held_out)
-        if held_out else [None] * len(prompts) for classes in halves
+        if held_out
+        else [None] * len(prompts)
+        for classes in halves
     ]
     return [
-        TestRow(fit.method, fit.task, seed, base[i], new[i], harmonic_mean(base[i], new[i]),
-                far[0][i], far[1][i], prompts[i].size_bytes, n_parameters, seconds)
+        TestRow(
+            fit.method,
+            fit.task,
+            seed,
+            base[i],
+            new[i],
+            harmonic_mean(base[i], new[i]),
+            far[0][i],
+            far[1][i],
+            prompts[i].size_bytes,
+            n_parameters,
+            seconds,
+        )
         for i, seed in enumerate(job.seeds)
     ]
 
@@ -119,14 +133,26 @@ def zero_shot_row(features: TaskFeatures, class_embeddings_KE: Tensor) -> TestRo
     halves = split_base_new(range(len(features.class_names)))
 
     def measured(domains: list[str]) -> list[float]:
-        return [accuracy(*_on(features, classes, domains, class_embeddings_KE))
-                for classes in halves]
+        return [
+            accuracy(*_on(features, classes, domains, class_embeddings_KE)) for classes in halves
+        ]
 
     held_out = held_out_domains(features)
     base, new = measured(features.shot_domains)
     far_base, far_new = measured(held_out) if held_out else (None, None)
-    return TestRow(ZERO_SHOT, features.name, None, base, new, harmonic_mean(base, new),
-                   far_base, far_new, 0, 0, 0.0)
+    return TestRow(
+        ZERO_SHOT,
+        features.name,
+        None,
+        base,
+        new,
+        harmonic_mean(base, new),
+        far_base,
+        far_new,
+        0,
+        0,
+        0.0,
+    )
 
 
 def _on(

@@ -66,6 +66,12 @@ class TaskFeatures:
         train = self.domain_N[self.split_N == SPLITS.index("train")]
         return [self.domains[index] for index in sorted(set(train.tolist()))]
 
+    @property
+    def training_labels(self) -> list[int]:
+        """The labels of the training images, in order."""
+        labels: list[int] = self.label_N[self.split_N == SPLITS.index("train")].tolist()
+        return labels
+
     def select(
         self, split: str, classes: Sequence[int], domains: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
@@ -83,7 +89,7 @@ class TaskFeatures:
 
 def renumber(label_N: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return which labels are among `classes`, and those labels as positions in it."""
-    position = torch.full((max([*classes, int(label_N.max())]) + 1,), -1)
-    position[torch.tensor(classes)] = torch.arange(len(classes))
+    position = torch.full((max([-1, *classes, *label_N.tolist()]) + 1,), -1)
+    position[torch.tensor(classes, dtype=torch.long)] = torch.arange(len(classes))
     renumbered_N = position[label_N]
     return renumbered_N >= 0, renumbered_N[renumbered_N >= 0]

@@ -24,11 +24,17 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import report_all
 from pipeline.features import SPLITS
+from pipeline.few_shot import split_base_new
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
-    [("image", IMAGE), ("label", pa.int64()), ("class_name", pa.string()),
-     ("domain", pa.string()), ("split", pa.string())]
+    [
+        ("image", IMAGE),
+        ("label", pa.int64()),
+        ("class_name", pa.string()),
+        ("domain", pa.string()),
+        ("split", pa.string()),
+    ]
 )
 
 
@@ -56,7 +62,8 @@ def check_manifest(manifest: Manifest) -> None:
 
     Raises:
         ValueError: on unknown splits, labels that are not 0 to K - 1, labels with several
-            names, classes without a training or test image, and images that do not exist.
+            names, fewer than 3 classes, classes without a training or test image, base classes
+            without a validation image, and images that do not exist.
     """
     rows, problems = manifest.rows, []
     unknown = sorted(set(rows["split"]) - set(SPLITS))
@@ -68,10 +75,19 @@ def check_manifest(manifest: Manifest) -> None:
     for label, names in rows.groupby("label")["class_name"]:
         if len(set(names)) > 1 or not str(names.iloc[0]).strip():
             problems.append(f"label {label}: class names {sorted(set(names))}, allowed is one")
-    for split in ("train", "test"):
+    if len(labels) < 3:
+        problems.append(
+            f"{len(labels)} class(es): allowed are 3 or more, to train, select and test"
+        )
+    name_of = dict(zip(labels, manifest.class_names, strict=True))
+    needed = {"train": labels, "val": split_base_new(labels)[0], "test": labels}
+    for split, wanted in needed.items():
         present = set(rows.loc[rows["split"] == split, "label"])
-        problems += [f"class {name!r} has no {split} image"
-                     for label, name in enumerate(manifest.class_names) if label not in present]
+        problems += [
+            f"class {name_of[label]!r} has no {split} image"
+            for label in wanted
+            if label not in present
+        ]
     for image in rows["image"]:
         if not image["bytes"] and not (image["path"] and Path(image["path"]).is_file()):
             problems.append(f"image {image['path']}: no such file")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.backbone import BackboneConfig
 from pipeline.config import Config
@@ -124,7 +125,8 @@ def sweep_problems(params: Params) -> list[str]:
     """Try every value of the space, so that no trial can fail on a wrong one."""
     problems = [
         f"sweep.tasks: {task!r} is not prepared; allowed are {params.tasks}"
-        for task in params.sweep.tasks if task not in params.tasks
+        for task in params.sweep.tasks
+        if task not in params.tasks
     ]
     points = [{name: value} for name, axis in params.sweep.space.items() for value in axis.ends]
     for place, settings in [("sweep.space", p) for p in points] + [

@@ -75,17 +75,38 @@ class PretrainConfig(Config):
         }
 
 
-def write_caption(name: str, tags: list[str], background: int, rng: random.Random) -> str:
-    """Describe a drawing: by its name, with one of its tags, or with its true background."""
+FULL_CAPTIONS = 0.2
+"""Share of full captions among the pictures whose concept a batch shows once."""
+
+STYLE_WORDS = {
+    "emojione-v1": "glossy",
+    "fluent": "shaded",
+    "fluent-flat": "modern",
+    "fxemoji": "flat",
+    "noto-v1": "soft",
+    "openmoji": "outlined",
+}
+"""What captions call a drawing style."""
+
+
+def write_caption(name: str, tags: list[str], rng: random.Random) -> str:
+    """Describe a drawing by its name or one of its tags."""
     kind = rng.random()
     if kind < 0.12 and tags:
         return rng.choice(CAPTION_TEMPLATES).format(rng.choice(tags))
     if kind < 0.20 and tags:
         return f"{name}, {rng.choice(tags)}"
-    if kind < 0.28:
-        colour = list(BACKGROUNDS)[background]
-        return f"a drawing of a {name} on a {colour} background."
     return rng.choice(CAPTION_TEMPLATES).format(name)
+
+
+def write_full_caption(name: str, style: str, background: int) -> str:
+    """Describe a drawing with its true style and background, in front of the name.
+
+    Where a batch shows a concept twice, only these words tell the two captions apart. So the
+    text tower learns to heed the words before a name, as CLIP heeds "a photo of a".
+    """
+    colour = list(BACKGROUNDS)[background]
+    return f"a {STYLE_WORDS.get(style, style)} drawing on {colour} of a {name}."
 
 
 def jitter_pictures(pictures_N3HW: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,6 +114,7 @@ def jitter_pictures(pictures_N3HW: Tensor, generator: torch.Generator) -> Tensor
 
     Args:
         pictures_N3HW: RGB in [0, 255].
+        generator: the source of all randomness.
 
     Returns:
         The same shape, in [0, 255]: every picture gets a random saturation, contrast,
@@ -135,41 +157,63 @@ def used_tokens(tokenize: Callable[[list[str]], Tensor], drawings: pd.DataFrame)
     """Return the sorted ids of every token that a caption can hold, `[V]`."""
     words = drawings["name"].unique().tolist()
     words += sorted({tag for tags in drawings["tags"] for tag in tags})
-    frames = [*CAPTION_TEMPLATES, ", a drawing of a {} on a {} background.", *BACKGROUNDS]
-    return torch.unique(tokenize(words + [frame.replace("{}", " ") for frame in frames]))
+    full = [
+        write_full_caption("", style, background)
+        for style in drawings["style"].unique()
+        for background in range(len(BACKGROUNDS))
+    ]
+    frames = [template.replace("{}", " ") for template in (*CAPTION_TEMPLATES, "{}, {}")]
+    used_V: Tensor = torch.unique(tokenize(words + full + frames))
+    return used_V
 
 
 class Batches:
-    """Endless batches of pictures and captions of distinct concepts, fixed by the seed."""
+    """Endless batches of pictures and captions, fixed by the seed."""
 
     def __init__(
         self, drawings: pd.DataFrame, drawings_N4HW: Tensor, config: PretrainConfig
     ) -> None:
+        """Seed the draws."""
         self.drawings_N4HW = drawings_N4HW
         self.rows_of = [list(rows) for rows in drawings.groupby("codepoint").indices.values()]
         self.names = drawings["name"].tolist()
+        self.styles = drawings["style"].tolist()
         self.tags = [list(tags) for tags in drawings["tags"]]
         self.config = config
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rng = random.Random(config.seed)
 
     def draw(self) -> tuple[Tensor, list[str]]:
-        """Return pictures `[N, 3, H, W]` in [0, 255] and one caption for each."""
-        count = min(self.config.batch_size, len(self.rows_of))
-        rows = [int(self.rng.choice(rows)) for rows in self.rng.sample(self.rows_of, count)]
-        poses = random_poses(count, self.generator)
+        """Return pictures `[N, 3, H, W]` in [0, 255] and one caption for each.
+
+        A quarter of the pictures show a concept for the second time, in another style if there
+        is one; both get full captions. All other concepts of the batch are distinct.
+        """
+        n_pairs = self.config.batch_size // 4
+        n_concepts = min(self.config.batch_size - n_pairs, len(self.rows_of))
+        concepts = self.rng.sample(self.rows_of, n_concepts)
+        rows = [int(self.rng.choice(rows)) for rows in concepts]
+        for first, candidates in list(zip(rows, concepts, strict=True))[:n_pairs]:
+            others = [int(row) for row in candidates if row != first]
+            rows.append(self.rng.choice(others or [first]))
+        poses = random_poses(len(rows), self.generator)
         pictures = place_drawings(self.drawings_N4HW[rows], poses)
         size = (self.config.image_size, self.config.image_size)
         pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True)
-        captions = [
-            write_caption(self.names[row], self.tags[row], background, self.rng)
-            for row, background in zip(rows, poses.background_P.tolist(), strict=True)
-        ]
+        captions = []
+        for place, (row, background) in enumerate(
+            zip(rows, poses.background_P.tolist(), strict=True)
+        ):
+            paired = place < n_pairs or place >= n_concepts
+            if paired or self.rng.random() < FULL_CAPTIONS:
+                captions.append(write_full_caption(self.names[row], self.styles[row], background))
+            else:
+                captions.append(write_caption(self.names[row], self.tags[row], self.rng))
         return jitter_pictures(pictures, self.generator), captions
 
 
 def fit_clip(
-    model: nn.Module,
+    model: Any,
     tokenize: Callable[[list[str]], Tensor],
     drawings: pd.DataFrame,
     drawings_N4HW: Tensor,
@@ -187,7 +231,10 @@ def fit_clip(
     row_of = torch.zeros(model.vocab_size, dtype=torch.long)
     row_of[used_V] = torch.arange(len(used_V))
     full_table = model.token_embedding
-    model.token_embedding = nn.Embedding.from_pretrained(full_table.weight[used_V], freeze=False)
+    table_VD = full_table.weight[used_V]
+    model.token_embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+        table_VD, freeze=False
+    )
     mean, std = (
         torch.tensor(model.visual.preprocess_cfg[key]).view(1, 3, 1, 1) * 255
         for key in ("mean", "std")
@@ -196,9 +243,13 @@ def fit_clip(
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay},
-         {"params": others, "weight_decay": 0.0}],
-        lr=config.lr, betas=(0.9, 0.98), eps=1e-6,
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(0.9, 0.98),
+        eps=1e-6,
     )
     model.train()
     for step in range(config.steps):
@@ -210,7 +261,7 @@ def fit_clip(
             text_NE = encode_captions(model, tokenize(captions), row_of)
         loss = contrastive_loss(image_NE.float(), text_NE.float(), model.logit_scale.exp())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
@@ -225,11 +276,12 @@ def fit_clip(
     model.eval()
 
 
-def encode_captions(model: nn.Module, tokens_NL: Tensor, row_of: Tensor) -> Tensor:
+def encode_captions(model: Any, tokens_NL: Tensor, row_of: Tensor) -> Tensor:
     """Return `[N, E]` text features, skipping the positions after the longest caption."""
     eos_N = tokens_NL.argmax(dim=-1)
     length = int(eos_N.max()) + 1
     x_NLD = model.token_embedding(row_of[tokens_NL[:, :length]])
     x_NLD = x_NLD + model.positional_embedding[:length]
     x_NLD = model.transformer(x_NLD, attn_mask=model.attn_mask[:length, :length])
-    return model.ln_final(x_NLD[torch.arange(len(x_NLD)), eos_N]) @ model.text_projection
+    text_NE: Tensor = model.ln_final(x_NLD[torch.arange(len(x_NLD)), eos_N]) @ model.text_projection
+    return text_NE

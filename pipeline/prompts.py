@@ -29,7 +29,7 @@ class PromptConfig(Config):
 
     init: str = Field(min_length=1)
     """Words whose embeddings start the context, for instance "a photo of a"."""
-    rank: Literal["full"] | int = Field()
+    rank: Rank
     bits: Bits
     n_ctx: int = Field(ge=1)
     quantizer: QuantizerConfig = QuantizerConfig()
@@ -104,12 +104,14 @@ class Prompt(nn.Module):
             generator = torch.Generator().manual_seed(seed)
             left_MR = torch.randn(len(init_MD), config.rank, generator=generator)
             self.factors["left_MR"] = nn.Parameter((left_MR / config.rank**0.5).to(init_MD))
-            self.factors["right_RD"] = nn.Parameter(init_MD.new_zeros(config.rank, init_MD.shape[1]))
+            self.factors["right_RD"] = nn.Parameter(
+                init_MD.new_zeros(config.rank, init_MD.shape[1])
+            )
         self.quantizers = nn.ModuleDict()
         if config.bits < 16:
             for name in self.factors:
                 self.quantizers[name] = Quantizer(config.bits, config.quantizer).to(init_MD.device)
-        self()  # a rank that does not fit is an error now, not after the first epoch
+        self.forward()  # a rank that does not fit is an error now, not after the first epoch
 
     def forward(self) -> Tensor:
         """Return the context `[M, D]` that the text tower reads."""
@@ -125,7 +127,9 @@ class Prompt(nn.Module):
         tensors = {}
         for name, factor in self.factors.items():
             if name in self.quantizers:
-                codes, codebook_C = self.quantizers[name].codebook(factor)
+                quantizer = self.quantizers[name]
+                assert isinstance(quantizer, Quantizer)
+                codes, codebook_C = quantizer.codebook(factor)
                 tensors[name] = StoredTensor.from_codes(codes, codebook_C, int(self.config.bits))
             else:
                 tensors[name] = StoredTensor.from_values(factor)

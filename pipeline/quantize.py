@@ -49,7 +49,7 @@ def kmeans_1d(values_n: Tensor, centroids_C: Tensor, max_rounds: int = 100) -> T
     edges = None
     for _ in range(max_rounds):
         middle = (centroids[1:] + centroids[:-1]) / 2
-        inner = torch.searchsorted(sorted_n, middle, right=False)
+        inner = torch.searchsorted(sorted_n, middle, right=True)  # a tie goes down, as in nearest
         new_edges = torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(sorted_n))])
         if edges is not None and torch.equal(edges, new_edges):
             break
@@ -66,8 +66,8 @@ class Quantizer(nn.Module):
     w' = (w - mean) / std;  w_q = std * Q(w') + mean   (QPrompt, arXiv 2407.10704)
 
     Q maps each scalar to the nearest centroid of a k-means codebook, recomputed from the last
-    one every `interval` steps of training (at every step before that: the spread grows early). The forward value is w_q, the gradient that of w
-    (straight-through estimator, arXiv 1308.3432).
+    one every `interval` steps of training (at every step before that: the spread grows early).
+    The forward value is w_q, the gradient that of w (straight-through estimator, arXiv 1308.3432).
     """
 
     centroids_C: Tensor
@@ -79,8 +79,7 @@ class Quantizer(nn.Module):
         self.interval = config.interval
         self.steps = 0
         middle = (torch.arange(2**bits, dtype=torch.float64) + 0.5) / 2**bits
-        normal = torch.distributions.Normal(0.0, 1.0)
-        self.register_buffer("centroids_C", normal.icdf(middle).float())
+        self.register_buffer("centroids_C", torch.special.ndtri(middle).float())
 
     def standardize(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return w', mean and std; a constant tensor has std 1."""

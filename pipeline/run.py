@@ -53,18 +53,26 @@ class TextSide:
             ValueError: naming every such class.
         """
         room = self.tower.context_length - 2 - n_ctx
-        problems = [f"{name!r}: {len(tokens)} tokens, allowed are {room}"
-                    for name, tokens in self.name_tokens.items() if len(tokens) > room]
-        report_all(f"class names too long for n_ctx {n_ctx} and a context length of "
-                   f"{self.tower.context_length}", problems)
+        problems = [
+            f"{name!r}: {len(tokens)} tokens, allowed are {room}"
+            for name, tokens in self.name_tokens.items()
+            if len(tokens) > room
+        ]
+        report_all(
+            f"class names too long for n_ctx {n_ctx} and a context length of "
+            f"{self.tower.context_length}",
+            problems,
+        )
 
     @torch.no_grad()
     def class_embeddings(self, prompts: Sequence[StoredPrompt], names: PackedNames) -> Tensor:
         """Return the class embeddings `[S, K, E]` of stored prompts."""
         init_MD = self.init_MD(names.n_ctx)
         context_SMD = torch.stack(
-            [merge(init_MD, {k: v.to(init_MD.device) for k, v in prompt.values().items()})
-             for prompt in prompts]
+            [
+                merge(init_MD, {k: v.to(init_MD.device) for k, v in prompt.values().items()})
+                for prompt in prompts
+            ]
         )
         embeddings: Tensor = self.tower(context_SMD, names)
         return embeddings
@@ -87,7 +95,7 @@ class TaskRun:
         self.text, self.features, self.prompt = text, features, prompt
         device = text.tower.positional_embedding.device
         views_NVE, label_N = features.training_views(classes)
-        drawn = [draw_shots(label_N.tolist(), shots, random.Random(seed)) for seed in seeds]
+        drawn = [draw_images(features, classes, shots, seed) for seed in seeds]
         init_MD = text.init_MD(prompt.n_ctx)
         self.replicas = [Replica(Prompt(prompt, init_MD, seed), train.lr, seed) for seed in seeds]
         data = TrainingSet(
@@ -113,6 +121,19 @@ class TaskRun:
         The stored form of the prompt is measured, since it is the one that is kept.
         """
         return measure_prompts(self.text, self.features, self.stored(), split, classes, domains)
+
+
+def draw_images(features: TaskFeatures, classes: Sequence[int], shots: int, seed: int) -> list[int]:
+    """Draw the shots of a seed, as positions in `features.training_views(classes)`.
+
+    The draw is from all classes of the task, before some of them are left out: the images of a
+    class are the same whichever other classes take part.
+    """
+    labels = features.training_labels
+    chosen = [position for position, label in enumerate(labels) if label in set(classes)]
+    place = {position: index for index, position in enumerate(chosen)}
+    drawn = draw_shots(labels, shots, random.Random(seed))
+    return [place[position] for position in drawn if position in place]
 
 
 def measure_prompts(

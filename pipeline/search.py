@@ -21,7 +21,8 @@ from pipeline.config import Config
 from pipeline.selection import TrialRecord
 
 Value = int | float | str
-MAX_REJECTED = 1000
+MAX_REJECTED = 200
+"""Proposals in a row without a new one, after which the space counts as exhausted."""
 
 
 class Choice(RootModel[Annotated[list[Value], Field(min_length=1)]]):
@@ -93,12 +94,15 @@ class Search:
         self.name = name
         self.space = {key: axis.distribution() for key, axis in config.space.items()}
         self.n_trials = config.n_trials
+        self.exhausted = False
         self.running: dict[int, optuna.Trial] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
             self.study = optuna.create_study(
-                storage=storage, study_name=name, load_if_exists=True,
+                storage=storage,
+                study_name=name,
+                load_if_exists=True,
                 directions=["maximize", "minimize"],
             )
         except Exception as error:  # sqlalchemy and alembic raise many kinds
@@ -134,6 +138,7 @@ class Search:
                 return trial.number, dict(trial.params)
             trial.set_user_attr("rejected", reason)
             self.study.tell(trial, state=TrialState.FAIL)
+        self.exhausted = True
         return None
 
     def _repeats(self, number: int, settings: dict[str, Any]) -> str | None:
@@ -145,7 +150,8 @@ class Search:
     def _counted(self) -> list[FrozenTrial]:
         """Return running and finished trials, and those that failed while training."""
         return [
-            trial for trial in self.study.get_trials(deepcopy=False)
+            trial
+            for trial in self.study.get_trials(deepcopy=False)
             if trial.state in (TrialState.RUNNING, TrialState.COMPLETE)
             or "error" in trial.user_attrs
         ]
@@ -178,4 +184,3 @@ class Search:
             TrialRecord(**json.loads(trial.user_attrs["record"]))
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         ]
-

@@ -70,8 +70,10 @@ def choose_compact(trials: Sequence[TrialRecord], within: float) -> TrialRecord:
 def choose_coop(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return plain CoOp at its best learning rate: the best full-rank, unquantized trial."""
     plain = [
-        trial for trial in trials
-        if trial.settings.get("prompt.rank") == "full" and trial.settings.get("prompt.bits") == 16
+        trial
+        for trial in trials
+        if trial.settings.get("prompt.rank") == "full"
+        and trial.settings.get("prompt.bits") == 16
         and trial.settings.get("prompt.n_ctx", 4) == 4
     ]
     return choose_champion(plain) if plain else None

@@ -96,8 +96,13 @@ def save_prompt(path: Path, prompt: StoredPrompt, about: dict[str, Any]) -> None
         tensors[f"{name}.payload"] = tensor.payload
         tensors[f"{name}.codebook"] = tensor.codebook
         shapes[name] = {"shape": list(tensor.shape), "bits": tensor.bits}
-    header = {"format": FORMAT, "init": prompt.init, "n_ctx": prompt.n_ctx, "tensors": shapes,
-              "about": about}
+    header = {
+        "format": FORMAT,
+        "init": prompt.init,
+        "n_ctx": prompt.n_ctx,
+        "tensors": shapes,
+        "about": about,
+    }
     save_file(tensors, path, metadata={"prompt": json.dumps(header)})
 
 
@@ -120,7 +125,34 @@ def load_prompt(path: Path) -> tuple[StoredPrompt, dict[str, Any]]:
                     tuple(entry["shape"]), entry["bits"], payload, codebook
                 )
                 tensors[name].values()
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError,
-            IndexError) as error:
+            check_factors(header["n_ctx"], tensors)
+            return StoredPrompt(header["init"], header["n_ctx"], tensors), header["about"]
+    except (
+        OSError,
+        AttributeError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        IndexError,
+    ) as error:
         raise ValueError(f"{path}: not a readable prompt file: {error}") from None
-    return StoredPrompt(header["init"], header["n_ctx"], tensors), header["about"]
+
+
+def check_factors(n_ctx: int, tensors: dict[str, StoredTensor]) -> None:
+    """Refuse factors that make no context of M tokens.
+
+    Raises:
+        ValueError: naming the shapes.
+    """
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    match shapes:
+        case {"context_MD": (m, _)} if len(shapes) == 1:
+            fits = m == n_ctx
+        case {"left_MR": (m, rank), "right_RD": (r, _)} if len(shapes) == 2:
+            fits = m == n_ctx and rank == r
+        case _:
+            fits = False
+    if not fits:
+        raise ValueError(f"factors {shapes} make no context of {n_ctx} tokens")

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +52,11 @@ def cluster() -> Iterator[None]:
     Ray writes its logs to its own folder; workers inherit the allocator's settings.
     """
     runtime_env = {"env_vars": ALLOCATOR}
-    options: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.ERROR,
-                               "log_to_driver": False}
+    options: dict[str, Any] = {
+        "runtime_env": runtime_env,
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+    }
     try:
         ray.init(address="auto", **options)
     except ConnectionError:
@@ -112,9 +114,15 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         """Return what is kept of the trial."""
         last = self.trial.history[-1]
         return TrialRecord(
-            number=self.number, settings=self.settings, score=last["score"], base=last["base"],
-            new=last["new"], size_bytes=self.trial.size_bytes, tasks=self.trial.measure(),
-            history=self.trial.history, seconds=self.trial.seconds,
+            number=self.number,
+            settings=self.settings,
+            score=last["score"],
+            base=last["base"],
+            new=last["new"],
+            size_bytes=self.trial.size_bytes,
+            tasks=self.trial.tasks,
+            history=self.trial.history,
+            seconds=self.trial.seconds,
         )
 
 
@@ -134,7 +142,7 @@ class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]
         super().__init__(metric="score", mode="max")
         self.search, self.infeasible = search, infeasible
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
         """Return the next trial's number and settings."""
         asked = self.search.ask(self.infeasible)
         if asked is None:
@@ -166,7 +174,11 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]
         self.search, self.on_finished, self.on_failed = search, on_finished, on_failed
 
     def on_trial_complete(
-        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+        self,
+        iteration: int,  # noqa: ARG002 (Ray's interface)
+        trials: list[RayTrial],  # noqa: ARG002
+        trial: RayTrial,
+        **info: Any,  # noqa: ARG002
     ) -> None:
         """Keep the record, then tell the listener."""
         record = TrialRecord(**trial.last_result["record"])
@@ -174,7 +186,11 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]
         self.on_finished(record)
 
     def on_trial_error(
-        self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
+        self,
+        iteration: int,  # noqa: ARG002 (Ray's interface)
+        trials: list[RayTrial],  # noqa: ARG002
+        trial: RayTrial,
+        **info: Any,  # noqa: ARG002
     ) -> None:
         """Keep the error's text."""
         error = trial.get_error()
@@ -222,7 +238,7 @@ def run_sweep(
 def map_parallel(
     function: Callable[..., Any], items: Sequence[Any], shared: Any, cpus: float, gpus: float
 ) -> Iterator[tuple[int, Any]]:
-    """Yield `(index, function(shared, items[index]))` as results arrive, computed on the cluster."""
+    """Compute `function(shared, item)` on the cluster; yield (index, result) as they arrive."""
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
     reference = ray.put(shared)
     index_of = {remote.remote(reference, item): index for index, item in enumerate(items)}

@@ -2,13 +2,14 @@
 
 A causal tower with a shared context in front of the names computes the same states for
 `SOS [context]` in every class. The shared path computes them once and lets every name attend
-to their keys and values; names are packed by length, so no position is padding; and in the
-last layer only the position that becomes the class embedding is computed. All three are
-identities of a causal transformer, not approximations.
+to their keys and values. Names are packed, several to a row, so that hardly a position is
+padding, and a mask keeps them apart. In the last layer only the position that becomes the
+class embedding is computed. All three are identities of a causal transformer, not
+approximations.
 
-Shapes: S replicas, K classes, M context tokens, P = 1 + M prefix positions, L positions of a
-name with its full stop and EOS, T = sum of L over classes, H heads, D text width, E joint
-embedding width.
+Shapes: S replicas, K classes, M context tokens, P = 1 + M prefix positions, R rows of W packed
+positions, L positions of the longest name with its full stop and EOS, H heads, D text width,
+E joint embedding width.
 """
 
 from __future__ import annotations
@@ -26,18 +27,9 @@ log = logging.getLogger(__name__)
 Path = Literal["shared", "full"]
 
 
-@dataclass(frozen=True)
-class NameGroup:
-    """The K_g names of one length: rows `[start, start + count * length)` of the packed tokens."""
-
-    start: int
-    count: int
-    length: int
-
-    @property
-    def stop(self) -> int:
-        """The first row after this group."""
-        return self.start + self.count * self.length
+ROW_WIDTH = 64
+"""Positions of a row: wide enough for one call to serve many names, narrow enough that the
+attention which the mask throws away stays small beside the matrix products."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +37,50 @@ class PackedNames:
     """The names of K classes, ready to follow a context of M tokens.
 
     Attributes:
-        embeddings_TD: word plus position embeddings, sorted by length, without padding.
-        groups: the runs of equal length in `embeddings_TD`.
-        eos_K: row of each class's EOS in `embeddings_TD`, in the caller's class order.
+        embeddings_RWD: word plus position embeddings, several names to a row; the rest is zero.
+        mask_RWX: what each position may attend to among the prefix and its row, X = P + W.
+        token_KL: flat index `row * W + column` of each class's tokens; EOS repeats at the end.
+        length_K: tokens of each class, full stop and EOS included.
         n_ctx: M, for which the positions were added.
     """
 
-    embeddings_TD: Tensor
-    groups: tuple[NameGroup, ...]
-    eos_K: Tensor
+    embeddings_RWD: Tensor
+    mask_RWX: Tensor
+    token_KL: Tensor
+    length_K: Tensor
     n_ctx: int
+
+    @property
+    def eos_K(self) -> Tensor:
+        """The flat index of each class's EOS."""
+        return self.token_KL[:, -1]
+
+
+def fill_rows(lengths: list[int], width: int) -> list[list[int]]:
+    """Deal items to rows of at most `width` positions, longest first into the first that fits."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda k: -lengths[k]):
+        fits = (row for row, left in enumerate(room) if left >= lengths[item])
+        row = next(fits, len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[row].append(item)
+        room[row] -= lengths[item]
+    return rows
+
+
+def pack_rows(lengths: list[int]) -> tuple[list[list[int]], int]:
+    """Deal items to as few rows of about `ROW_WIDTH` as hold them; return rows and width.
+
+    The width is the smallest at which they fit, so that almost no position stays empty.
+    """
+    n_rows = -(-sum(lengths) // ROW_WIDTH)
+    width = max(max(lengths), -(-sum(lengths) // n_rows))
+    while len(rows := fill_rows(lengths, width)) > n_rows:
+        width += 1
+    return rows, width
 
 
 class TextTower(nn.Module):
@@ -64,29 +90,40 @@ class TextTower(nn.Module):
     `full` (every class on its own, all positions) for the others.
     """
 
+    attn_mask: Tensor | None
+
     def __init__(self, text: Any) -> None:
         """Wrap an open_clip `CLIP` or `TextTransformer`; its weights are shared and frozen.
 
         Raises:
             ValueError: if the tower has no token table or transformer of its own to run on
-                embeddings (Hugging Face text encoders), or appends a class token (CoCa).
+                embeddings (Hugging Face text encoders), appends a class token (CoCa), or
+                masks its padding.
         """
         super().__init__()
-        missing = [part for part in ("token_embedding", "positional_embedding", "transformer",
-                                     "ln_final") if not hasattr(text, part)]
-        if missing or getattr(text, "cls_emb", None) is not None:
+        missing = [
+            part
+            for part in ("token_embedding", "positional_embedding", "transformer", "ln_final")
+            if not hasattr(text, part)
+        ]
+        reasons = [f"no {part}" for part in missing]
+        if getattr(text, "cls_emb", None) is not None:
+            reasons.append("it appends a class token")
+        if getattr(text, "use_pad_mask", False):
+            reasons.append("its mask depends on the padding")
+        if reasons:
             raise ValueError(
                 f"text tower {type(text).__name__}: cannot take learned contexts "
-                f"({'no ' + ', '.join(missing) if missing else 'it appends a class token'}); "
-                "allowed: open_clip's own text transformers"
+                f"({', '.join(reasons)}); allowed: open_clip's own text transformers"
             )
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
         self.blocks: Any = text.transformer.resblocks
         self.ln_final = text.ln_final
         self.text_projection = text.text_projection
-        self.pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", "argmax")
-        self.attn_mask: Tensor | None = text.attn_mask
+        self.pool = str(getattr(text, "text_pool_type", getattr(text, "pool_type", "argmax")))
+        self.pad_id = int(getattr(text, "pad_id", 0))
+        self.register_buffer("attn_mask", text.attn_mask, persistent=False)
         self.path, reason = choose_path(self.attn_mask, self.pool, self.blocks)
         log.info("text path: %s (%s)", self.path, reason)
         self.requires_grad_(False)
@@ -121,25 +158,33 @@ class TextTower(nn.Module):
                     f"class {index}: its name has {len(name)} tokens; allowed: 1 to {room} "
                     f"(context length {self.context_length}, n_ctx {n_ctx})"
                 )
-        lengths = torch.tensor([len(name) + 1 for name in names])
-        order = torch.argsort(lengths, stable=True).tolist()
-        groups: list[NameGroup] = []
-        eos_rows = [0] * len(names)
-        tokens: list[int] = []
-        positions: list[int] = []
-        for index in order:
-            length = len(names[index]) + 1
-            if groups and groups[-1].length == length:
-                last = groups.pop()
-                groups.append(NameGroup(last.start, last.count + 1, length))
-            else:
-                groups.append(NameGroup(len(tokens), 1, length))
-            tokens += [*names[index], eos]
-            positions += range(1 + n_ctx, 1 + n_ctx + length)
-            eos_rows[index] = len(tokens) - 1
-        embeddings_TD = self.embed(tokens) + self.positional_embedding[positions].float()
-        eos_K = torch.tensor(eos_rows, device=embeddings_TD.device)
-        return PackedNames(embeddings_TD, tuple(groups), eos_K, n_ctx)
+        lengths = [len(name) + 1 for name in names]
+        rows, width = pack_rows(lengths)
+        embeddings_RWD = torch.zeros(len(rows), width, self.width)
+        owner_RW = torch.full((len(rows), width), -1)
+        token_KL = torch.zeros(len(names), max(lengths), dtype=torch.long)
+        for row, members in enumerate(rows):
+            start = 0
+            for index in members:
+                stop = start + lengths[index]
+                position = self.positional_embedding[1 + n_ctx : 1 + n_ctx + lengths[index]]
+                name_LD = self.embed([*names[index], eos]) + position.float()
+                embeddings_RWD[row, start:stop] = name_LD.cpu()
+                owner_RW[row, start:stop] = index
+                token_KL[index] = row * width + torch.arange(max(lengths)).add(start).clamp(
+                    max=stop - 1
+                )
+                start = stop
+        same_RWW = owner_RW[:, :, None] == owner_RW[:, None, :]
+        prefix_RWP = torch.ones(len(rows), width, 1 + n_ctx, dtype=torch.bool)
+        device = self.positional_embedding.device
+        return PackedNames(
+            embeddings_RWD=embeddings_RWD.to(device),
+            mask_RWX=torch.cat([prefix_RWP, same_RWW.tril()], dim=-1).to(device),
+            token_KL=token_KL.to(device),
+            length_K=torch.tensor(lengths),
+            n_ctx=n_ctx,
+        )
 
     def forward(self, context_SMD: Tensor, names: PackedNames) -> Tensor:
         """Return the class embeddings of S contexts, `[S, K, E]`, not normalized.
@@ -152,47 +197,40 @@ class TextTower(nn.Module):
         position_PD = self.positional_embedding[: 1 + names.n_ctx]
         prefix_SPD = torch.cat([sos_S1D, context_SMD], dim=1) + position_PD
         encode = self._encode_shared if self.path == "shared" else self._encode_full
-        eos_SKD = self.ln_final(encode(prefix_SPD, names))
-        if self.text_projection is None:
-            return eos_SKD
+        class_SKE: Tensor = self.ln_final(encode(prefix_SPD, names))
         if isinstance(self.text_projection, nn.Linear):
-            return self.text_projection(eos_SKD)
-        return eos_SKD @ self.text_projection
+            class_SKE = self.text_projection(class_SKE)
+        elif self.text_projection is not None:
+            class_SKE = class_SKE @ self.text_projection
+        return class_SKE
 
     def _encode_shared(self, prefix_SPD: Tensor, names: PackedNames) -> Tensor:
         """Run prefix and names together, the prefix once; return `[S, K, D]` at EOS."""
         n_prefix = prefix_SPD.shape[1]
-        names_STD = names.embeddings_TD.expand(len(prefix_SPD), -1, -1)
-        x_SXD = torch.cat([prefix_SPD, names_STD], dim=1)
+        names_SXD = names.embeddings_RWD.flatten(0, 1).expand(len(prefix_SPD), -1, -1)
+        x_SXD = torch.cat([prefix_SPD, names_SXD], dim=1)
         for block in self.blocks[:-1]:
             x_SXD = shared_block(block, x_SXD, n_prefix, names)
         return last_block(self.blocks[-1], x_SXD, n_prefix, names)
 
     def _encode_full(self, prefix_SPD: Tensor, names: PackedNames) -> Tensor:
         """Run every class on its own over all positions; return `[S, K, D]` at the pooled one."""
-        n_replicas, n_prefix, width = prefix_SPD.shape
-        length = self.context_length
-        pad_LD = self.embed([0] * length) + self.positional_embedding.float()
-        rows_by_class: dict[int, Tensor] = {}
-        for group in names.groups:
-            rows = names.embeddings_TD[group.start : group.stop].view(group.count, group.length, -1)
-            for row_LD in range(group.count):
-                eos_row = group.start + (row_LD + 1) * group.length - 1
-                rows_by_class[eos_row] = rows[row_LD]
+        (n_replicas, n_prefix, width), length = prefix_SPD.shape, self.context_length
+        pad_LD = self.embed([self.pad_id] * length) + self.positional_embedding.float()
+        flat_XD = names.embeddings_RWD.flatten(0, 1)
         sequences = []
-        for eos_row in names.eos_K.tolist():
-            name_LD = rows_by_class[eos_row]
-            tail_LD = pad_LD[n_prefix + len(name_LD) :]
-            rest_LD = torch.cat([name_LD, tail_LD]).expand(n_replicas, -1, -1)
-            sequences.append(torch.cat([prefix_SPD, rest_LD], dim=1))
+        for token_L, n_tokens in zip(names.token_KL, names.length_K.tolist(), strict=True):
+            rest_LD = torch.cat([flat_XD[token_L[:n_tokens]], pad_LD[n_prefix + n_tokens :]])
+            rest_SLD = rest_LD.expand(n_replicas, -1, -1)
+            sequences.append(torch.cat([prefix_SPD, rest_SLD], dim=1))
         x_NLD = torch.stack(sequences, dim=1).view(-1, length, width)
         for block in self.blocks:
             x_NLD = block(x_NLD, attn_mask=self.attn_mask)
         x_SKLD = x_NLD.view(n_replicas, -1, length, width)
         if self.pool in ("first", "last"):
             return x_SKLD[:, :, 0 if self.pool == "first" else -1]
-        at_eos = [n_prefix + len(rows_by_class[row]) - 1 for row in names.eos_K.tolist()]
-        return x_SKLD[:, torch.arange(len(at_eos)), torch.tensor(at_eos)]
+        at_eos_K = n_prefix + names.length_K - 1
+        return x_SKLD[:, torch.arange(len(at_eos_K)), at_eos_K]
 
 
 def choose_path(attn_mask: Tensor | None, pool: str, blocks: Any) -> tuple[Path, str]:
@@ -200,7 +238,8 @@ def choose_path(attn_mask: Tensor | None, pool: str, blocks: Any) -> tuple[Path,
     if attn_mask is None:
         return "full", "the tower has no causal mask"
     above = torch.triu(torch.ones_like(attn_mask, dtype=torch.bool), diagonal=1)
-    if not bool((attn_mask[above] == float("-inf")).all()):
+    hidden, seen = attn_mask[above] == float("-inf"), attn_mask[~above] == 0
+    if not bool(hidden.all() and seen.all()):
         return "full", "the tower's attention mask is not causal"
     if pool not in ("argmax", "eos"):
         return "full", f"the tower pools its {pool} position, not EOS"
@@ -209,90 +248,79 @@ def choose_path(attn_mask: Tensor | None, pool: str, blocks: Any) -> tuple[Path,
     return "shared", "causal mask, pooled at EOS"
 
 
-def split_heads(x: Tensor, n_heads: int) -> Tensor:
-    """Turn `[..., L, D]` into `[..., H, L, D / H]`."""
-    return x.unflatten(-1, (n_heads, -1)).transpose(-2, -3)
+def split_heads(x_SNXD: Tensor, heads: int) -> Tensor:
+    """Turn `[S, N, X, D]` into `[N, S H, X, D / H]`: a mask per N serves all S and H."""
+    return torch.unflatten(x_SNXD, -1, (heads, -1)).permute(1, 0, 3, 2, 4).flatten(1, 2)
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """Turn `[..., H, L, D / H]` into `[..., L, D]`."""
-    return x.transpose(-2, -3).flatten(-2)
+def merge_heads(x: Tensor, n_replicas: int) -> Tensor:
+    """Turn `[N, S H, X, D / H]` back into `[S, N, X, D]`."""
+    return torch.unflatten(x, 1, (n_replicas, -1)).permute(1, 0, 3, 2, 4).flatten(3)
 
 
-def attend_names(
-    query: Tensor, key_SXD: Tensor, value_SXD: Tensor, n_prefix: int, group: NameGroup, heads: int
+def attend(
+    query_SNQD: Tensor, key_SNXD: Tensor, value_SNXD: Tensor, mask_NQX: Tensor, heads: int
 ) -> Tensor:
-    """Let the names of one group attend to the shared prefix and to themselves.
+    """Return softmax attention `[S, N, Q, D]` under a mask that all replicas share."""
+    query, key, value = (split_heads(x, heads) for x in (query_SNQD, key_SNXD, value_SNXD))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_NQX[:, None])
+    return merge_heads(out, len(query_SNQD))
 
-    Args:
-        query: `[S, K_g, Q, D]`, the last Q positions of each name.
-        key_SXD, value_SXD: keys and values of the prefix, then of all packed names.
-        n_prefix: P.
-        group: which names.
-        heads: H.
 
-    Returns:
-        `[S, K_g, Q, D]`.
-    """
-    n_queries, length = query.shape[2], group.length
-
-    def gather(x_SXD: Tensor) -> Tensor:
-        own = x_SXD[:, n_prefix + group.start : n_prefix + group.stop]
-        own = own.unflatten(1, (group.count, length))
-        prefix = x_SXD[:, None, :n_prefix].expand(-1, group.count, -1, -1)
-        return split_heads(torch.cat([prefix, own], dim=2), heads).flatten(0, 1)
-
-    mask = None
-    if n_queries > 1:
-        mask = torch.ones(n_queries, n_prefix + length, dtype=torch.bool, device=query.device)
-        mask = mask.tril(n_prefix + length - n_queries)
-    out = F.scaled_dot_product_attention(
-        split_heads(query, heads).flatten(0, 1), gather(key_SXD), gather(value_SXD), attn_mask=mask
-    )
-    return merge_heads(out).unflatten(0, query.shape[:2])
+def behind_prefix(x_SXD: Tensor, n_prefix: int, own_SNLD: Tensor) -> Tensor:
+    """Put the prefix in front of every sequence of `own_SNLD`: `[S, N, P + L, D]`."""
+    prefix_SNPD = x_SXD[:, None, :n_prefix].expand(-1, own_SNLD.shape[1], -1, -1)
+    return torch.cat([prefix_SNPD, own_SNLD], dim=2)
 
 
 def shared_block(block: Any, x_SXD: Tensor, n_prefix: int, names: PackedNames) -> Tensor:
-    """Run one transformer block over `[prefix, packed names]`, `[S, P + T, D]`."""
-    heads = block.attn.num_heads
+    """Run one transformer block over `[prefix, packed names]`, `[S, P + R W, D]`."""
+    heads, shape_RW = block.attn.num_heads, names.embeddings_RWD.shape[:2]
     qkv = F.linear(block.ln_1(x_SXD), block.attn.in_proj_weight, block.attn.in_proj_bias)
     query_SXD, key_SXD, value_SXD = qkv.chunk(3, dim=-1)
-    prefix = F.scaled_dot_product_attention(
-        *(split_heads(x[:, :n_prefix], heads) for x in (query_SXD, key_SXD, value_SXD)),
-        is_causal=True,
+    causal_1PP = torch.ones(1, n_prefix, n_prefix, dtype=torch.bool, device=x_SXD.device).tril()
+    query, key, value = (x[:, None, :n_prefix] for x in (query_SXD, key_SXD, value_SXD))
+    prefix_S1PD = attend(query, key, value, causal_1PP, heads)
+    query_SRWD, key_SRWD, value_SRWD = (
+        torch.unflatten(x[:, n_prefix:], 1, shape_RW) for x in (query_SXD, key_SXD, value_SXD)
     )
-    attended = [merge_heads(prefix)]
-    for group in names.groups:
-        query = query_SXD[:, n_prefix + group.start : n_prefix + group.stop]
-        query = query.unflatten(1, (group.count, group.length))
-        out = attend_names(query, key_SXD, value_SXD, n_prefix, group, heads)
-        attended.append(out.flatten(1, 2))
-    return finish_block(block, x_SXD, torch.cat(attended, dim=1))
+    names_SRWD = attend(
+        query_SRWD,
+        behind_prefix(key_SXD, n_prefix, key_SRWD),
+        behind_prefix(value_SXD, n_prefix, value_SRWD),
+        names.mask_RWX,
+        heads,
+    )
+    attended_SXD = torch.cat([prefix_S1PD.flatten(1, 2), names_SRWD.flatten(1, 2)], dim=1)
+    return finish_block(block, x_SXD, attended_SXD)
 
 
 def last_block(block: Any, x_SXD: Tensor, n_prefix: int, names: PackedNames) -> Tensor:
-    """Run the last block at the EOS positions only: `[S, K, D]` in the caller's class order."""
+    """Run the last block at the EOS positions only, `[S, K, D]`."""
     heads, width = block.attn.num_heads, x_SXD.shape[-1]
     weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    query_bias, key_value_bias = (None, None) if bias is None else (bias[:width], bias[width:])
     hidden_SXD = block.ln_1(x_SXD)
-    key_value = F.linear(hidden_SXD, weight[width:], bias[width:] if bias is not None else None)
+    eos_SKD = hidden_SXD[:, n_prefix + names.eos_K]
+    query_SKD = F.linear(eos_SKD, weight[:width], query_bias)
+    key_value = F.linear(hidden_SXD, weight[width:], key_value_bias)
     key_SXD, value_SXD = key_value.chunk(2, dim=-1)
-    rows = torch.cat(
-        [torch.arange(g.start + g.length - 1, g.stop, g.length) for g in names.groups]
-    ).to(x_SXD.device)
-    query_SKD = F.linear(
-        hidden_SXD[:, n_prefix + rows], weight[:width], bias[:width] if bias is not None else None
+    n_longest, device = names.token_KL.shape[1], x_SXD.device
+    seen_KX = torch.arange(n_prefix + n_longest, device=device) < (
+        n_prefix + names.length_K.to(device)[:, None]
     )
-    attended, done = [], 0
-    for group in names.groups:
-        query = query_SKD[:, done : done + group.count, None]
-        attended.append(attend_names(query, key_SXD, value_SXD, n_prefix, group, heads)[:, :, 0])
-        done += group.count
-    eos_SKD = finish_block(block, x_SXD[:, n_prefix + rows], torch.cat(attended, dim=1))
-    return eos_SKD[:, torch.searchsorted(rows, names.eos_K)]
+    attended_SKD = attend(
+        query_SKD[:, :, None],
+        behind_prefix(key_SXD, n_prefix, key_SXD[:, n_prefix + names.token_KL]),
+        behind_prefix(value_SXD, n_prefix, value_SXD[:, n_prefix + names.token_KL]),
+        seen_KX[:, None],
+        heads,
+    )[:, :, 0]
+    return finish_block(block, x_SXD[:, n_prefix + names.eos_K], attended_SKD)
 
 
 def finish_block(block: Any, x: Tensor, attended: Tensor) -> Tensor:
     """Apply the output projection, both residual branches and the MLP of a block."""
     x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return out

@@ -76,9 +76,12 @@ class Tracker:
             mlflow.set_registry_uri(self.uri)
             self.client = MlflowClient(self.uri, self.uri)
             found = self.client.get_experiment_by_name(config.experiment)
-            local = None if self.uri.startswith("http") else (state / "mlartifacts").resolve().as_uri()
+            local = (
+                None if self.uri.startswith("http") else (state / "mlartifacts").resolve().as_uri()
+            )
             self.experiment_id: str = (
-                found.experiment_id if found
+                found.experiment_id
+                if found
                 else self.client.create_experiment(config.experiment, artifact_location=local)
             )
         except (MlflowException, OSError) as error:
@@ -132,11 +135,17 @@ class Tracker:
         key = f"{study}/{record.number}"
         run_id = self.open_run(key, trial_name(record.settings, record.number), tags, parent)
         last = len(record.history)
-        metrics = [(name, value, step) for step, epoch in enumerate(record.history, start=1)
-                   for name, value in epoch.items()]
+        metrics = [
+            (name, value, step)
+            for step, epoch in enumerate(record.history, start=1)
+            for name, value in epoch.items()
+        ]
         metrics += [("size_bytes", record.size_bytes, last), ("seconds", record.seconds, last)]
-        metrics += [(f"{task}/{name}", value, last) for task, values in record.tasks.items()
-                    for name, value in values.items()]
+        metrics += [
+            (f"{task}/{name}", value, last)
+            for task, values in record.tasks.items()
+            for name, value in values.items()
+        ]
         self.log(run_id, record.settings, metrics)
         self.close_run(run_id)
 
@@ -153,6 +162,10 @@ class Tracker:
 
 def trial_name(settings: Mapping[str, Any], number: int) -> str:
     """Return a run name that tells the settings, for instance `7: rank 1, bits 2`."""
-    parts = [f"{key.rpartition('.')[2]} {value:.3g}" if isinstance(value, float)
-             else f"{key.rpartition('.')[2]} {value}" for key, value in settings.items()]
+    parts = [
+        f"{key.rpartition('.')[2]} {value:.3g}"
+        if isinstance(value, float)
+        else f"{key.rpartition('.')[2]} {value}"
+        for key, value in settings.items()
+    ]
     return f"{number}: {', '.join(parts)}"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,12 +28,18 @@ class TrainConfig(Config):
     lr: float = Field(gt=0)
     steps: int = Field(ge=1)
     warmup_steps: int = Field(ge=0)
-    batch_size: Literal["all"] | int
+    batch_size: Literal["all"] | Annotated[int, Field(ge=1)]
     """Images of a step; `all` uses every shot: the text pass costs the same."""
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=1)
     """How often a fit reports; the steps are divided over the epochs."""
+
+    @model_validator(mode="after")
+    def _enough_steps(self) -> Self:
+        if self.steps < self.epochs:
+            raise ValueError(f"steps must be at least epochs, {self.epochs}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,9 @@ class PromptFit:
         Raises:
             ArithmeticError: if a loss is not finite.
         """
-        first, last = (self.config.steps * e // self.config.epochs
-                       for e in (self.epoch, self.epoch + 1))
+        first, last = (
+            self.config.steps * e // self.config.epochs for e in (self.epoch, self.epoch + 1)
+        )
         self.epoch += 1
         total_S = torch.zeros(len(self.replicas), device=self.data.views_XVE.device)
         for replica in self.replicas:
@@ -110,7 +117,7 @@ class PromptFit:
                 group["lr"] = replica.lr * lr_factor(step, self.config)
             loss_S = self._losses(*self._draw_batch())
             self.optimizer.zero_grad()
-            loss_S.sum().backward()
+            loss_S.sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total_S += loss_S.detach()
         losses = (total_S / max(1, last - first)).tolist()

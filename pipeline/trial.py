@@ -32,6 +32,7 @@ class Trial:
         """Build the runs of all tasks."""
         self.epochs = train.epochs
         self.history: list[dict[str, float]] = []
+        self.tasks: dict[str, dict[str, float]] = {}
         self.seconds = 0.0
         self.runs: list[TaskRun] = []
         self.classes: list[tuple[list[int], list[int]]] = []
@@ -55,11 +56,12 @@ class Trial:
         """Train an epoch on every task; return loss, base, new and score, means over all."""
         start = time.perf_counter()
         losses = [mean(run.fit.run_epoch()) for run in self.runs]
-        measured = self.measure().values()
-        base, new = (mean(task[key] for task in measured) for key in ("base", "new"))
+        self.tasks = self.measure()
+        base, new = (mean(task[key] for task in self.tasks.values()) for key in ("base", "new"))
         self.seconds += time.perf_counter() - start
-        self.history.append({"loss": mean(losses), "base": base, "new": new,
-                             "score": harmonic_mean(base, new)})
+        self.history.append(
+            {"loss": mean(losses), "base": base, "new": new, "score": harmonic_mean(base, new)}
+        )
         return self.history[-1]
 
     def measure(self) -> dict[str, dict[str, float]]:

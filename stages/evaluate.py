@@ -32,12 +32,19 @@ def main() -> None:
     chosen = artifacts.load_json(artifacts.WINNERS)
     winners = {role: TrialRecord(**record) for role, record in chosen["winners"].items()}
     rows = [
-        zero_shot_row(features, backbone.encode_captions(
-            [features.template.format(name) for name in features.class_names]).cpu())
+        zero_shot_row(
+            features,
+            backbone.encode_captions(
+                [features.template.format(name) for name in features.class_names]
+            ).cpu(),
+        )
         for features in job.tasks.values()
     ]
-    fits = [Fit(role, task, *apply_settings(params, record.settings))
-            for role, record in winners.items() for task in params.tasks]
+    fits = [
+        Fit(role, task, *apply_settings(params, record.settings))
+        for role, record in winners.items()
+        for task in params.tasks
+    ]
     artifacts.clear_folder(artifacts.EVALUATION)
     resources = params.sweep.cpus_per_trial, params.sweep.gpus_per_trial
     with cluster(), tqdm(total=len(fits), desc="evaluate", unit="fit") as bar:
@@ -47,25 +54,37 @@ def main() -> None:
             bar.update()
     order = {method: i for i, method in enumerate(["zero_shot", "coop", "compact", "champion"])}
     rows.sort(key=lambda row: (order[row.method], params.tasks.index(row.task), row.seed or 0))
-    artifacts.save_json(artifacts.RESULTS, {
-        "study": chosen["study"],
-        "winners": chosen["winners"],
-        "rows": [asdict(row) for row in rows],
-        "provenance": {
-            "git_commit": git_commit(), "backbone": backbone.fingerprint, "versions": versions(),
-            "data_hash": value_hash([task.data_hash for task in job.tasks.values()]),
+    artifacts.save_json(
+        artifacts.RESULTS,
+        {
+            "study": chosen["study"],
+            "winners": chosen["winners"],
+            "rows": [asdict(row) for row in rows],
+            "provenance": {
+                "git_commit": git_commit(),
+                "backbone": backbone.fingerprint,
+                "versions": versions(),
+                "data_hash": value_hash([task.data_hash for task in job.tasks.values()]),
+            },
         },
-    })
+    )
 
 
 def save_prompts(
-    params: Params, backbone: Backbone, fit: Fit, rows: list[TestRow],
-    prompts: list[StoredPrompt], job: EvaluationJob,
+    params: Params,
+    backbone: Backbone,
+    fit: Fit,
+    rows: list[TestRow],
+    prompts: list[StoredPrompt],
+    job: EvaluationJob,
 ) -> None:
     """Keep every stored prompt with what it needs to be used and what it reached."""
     for row, prompt in zip(rows, prompts, strict=True):
         about = {
-            "method": fit.method, "task": fit.task, "seed": row.seed, "result": asdict(row),
+            "method": fit.method,
+            "task": fit.task,
+            "seed": row.seed,
+            "result": asdict(row),
             "settings": {"prompt": fit.prompt.model_dump(), "train": fit.train.model_dump()},
             "class_names": list(job.tasks[fit.task].class_names),
             "backbone": {**params.backbone.model_dump(), "fingerprint": backbone.fingerprint},

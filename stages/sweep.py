@@ -16,7 +16,7 @@ from pipeline.selection import TrialRecord, choose_champion, choose_winners
 from pipeline.sweep import SweepJob, cluster, cluster_resources, run_sweep
 from pipeline.tracking import Tracker
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,13 @@ def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
     depends = params.model_dump(mode="json", include={"prompt", "train", "sweep"})
     del depends["sweep"]["n_trials"]
     name = "sweep-" + value_hash([depends, data_hash, fingerprint])[:12]
-    tags = {"git_commit": git_commit(), "data_hash": data_hash, "backbone": fingerprint,
-            "seeds": str(params.sweep.seeds), "sampler_seed": str(params.sweep.sampler_seed)}
+    tags = {
+        "git_commit": git_commit(),
+        "data_hash": data_hash,
+        "backbone": fingerprint,
+        "seeds": str(params.sweep.seeds),
+        "sampler_seed": str(params.sweep.sampler_seed),
+    }
     return Study(name, tags | {f"version.{k}": v for k, v in versions().items()})
 
 
@@ -47,8 +52,10 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
     backbone = load_backbone(params.backbone)
     for task in tasks:
         if task.fingerprint != backbone.fingerprint:
-            raise ValueError(f"{artifacts.features_path(task.name)}: made by another backbone "
-                             f"than {params.backbone.name}; run `dvc repro features`")
+            raise ValueError(
+                f"{artifacts.features_path(task.name)}: made by another backbone "
+                f"than {params.backbone.name}; run `dvc repro features`"
+            )
     names = [name for task in tasks for name in task.class_names]
     text = backbone.text_side(params.prompt.init, names)
     axis = params.sweep.space.get("prompt.n_ctx")
@@ -68,8 +75,9 @@ def main() -> None:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         parent = tracker.open_run(study.name, study.name, study.tags)
         tracker.log(parent, params.model_dump_flat())
+        logged = tracker.logged_trials(parent)
         for record in search.finished():
-            if f"{study.name}/{record.number}" not in tracker.logged_trials(parent):
+            if f"{study.name}/{record.number}" not in logged:
                 tracker.log_trial(parent, study.name, record, study.tags)
         if search.n_given_out < params.sweep.n_trials:
             run_trials(search, job, study, tracker, parent)
@@ -78,14 +86,18 @@ def main() -> None:
             raise ValueError(f"all {search.n_failed} trials failed; see the errors above")
         save_results(params, study, records)
         best = choose_champion(records)
-        tracker.log(parent, metrics=[("score", best.score, 0), ("size_bytes", best.size_bytes, 0),
-                                     ("trials", len(records), 0)])
+        tracker.log(
+            parent,
+            metrics=[
+                ("score", best.score, 0),
+                ("size_bytes", best.size_bytes, 0),
+                ("trials", len(records), 0),
+            ],
+        )
         tracker.close_run(parent)
 
 
-def run_trials(
-    search: Search, job: SweepJob, study: Study, tracker: Tracker, parent: str
-) -> None:
+def run_trials(search: Search, job: SweepJob, study: Study, tracker: Tracker, parent: str) -> None:
     """Run what the study lacks, one line per finished trial.
 
     Raises:
@@ -102,10 +114,14 @@ def run_trials(
         console.print(f"[red]trial {number} failed: {error}[/red]")
 
     with cluster():
-        console.print(f"sweep {study.name}: {search.n_given_out} of {n_trials} trials known; "
-                      f"{cluster_resources()}")
+        console.print(
+            f"sweep {study.name}: {search.n_given_out} of {n_trials} trials known; "
+            f"{cluster_resources()}"
+        )
         run_sweep(search, job, artifacts.STATE / "ray", on_finished, on_failed)
-    if search.running or search.n_given_out < n_trials:
+    if search.exhausted:
+        console.print("every feasible configuration of the space was tried")
+    elif search.running or search.n_given_out < n_trials:
         tracker.close_run(parent, "KILLED")
         raise KeyboardInterrupt
 
@@ -113,22 +129,33 @@ def run_trials(
 def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord) -> str:
     """Describe a finished trial in one line."""
     settings = "  ".join(
-        f"{key.rpartition('.')[2]} {value:<7.3g}" if isinstance(value, float)
-        else f"{key.rpartition('.')[2]} {value!s:<4}" for key, value in record.settings.items()
+        f"{key.rpartition('.')[2]} {value:<7.3g}"
+        if isinstance(value, float)
+        else f"{key.rpartition('.')[2]} {value!s:<4}"
+        for key, value in record.settings.items()
     )
     star = " *" if record.number == best.number else ""
-    return (f"{done:>4}/{total}  {settings}  base {100 * record.base:5.1f}  "
-            f"new {100 * record.new:5.1f}  HM {100 * record.score:5.1f}  "
-            f"{record.size_bytes:>6} B  {record.seconds:5.1f} s{star}")
+    return (
+        f"{done:>4}/{total}  {settings}  base {100 * record.base:5.1f}  "
+        f"new {100 * record.new:5.1f}  HM {100 * record.score:5.1f}  "
+        f"{record.size_bytes:>6} B  {record.seconds:5.1f} s{star}"
+    )
 
 
 def save_results(params: Params, study: Study, records: list[TrialRecord]) -> None:
     """Write all trials and the winners."""
-    artifacts.save_json(artifacts.TRIALS, {"study": study.name, "tags": study.tags,
-                                           "trials": [asdict(record) for record in records]})
+    artifacts.save_json(
+        artifacts.TRIALS,
+        {"study": study.name, "tags": study.tags, "trials": [asdict(record) for record in records]},
+    )
     winners = choose_winners(records, params.evaluate.compact_within)
-    artifacts.save_json(artifacts.WINNERS, {"study": study.name, "winners": {
-        role: asdict(record) for role, record in winners.items()}})
+    artifacts.save_json(
+        artifacts.WINNERS,
+        {
+            "study": study.name,
+            "winners": {role: asdict(record) for role, record in winners.items()},
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ Shapes: N pictures, P poses, H = W pixels of a square picture.
 from __future__ import annotations
 
 import io
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import Config
+from pipeline.features import SPLITS
 from pipeline.manifest import Manifest
 
 BACKGROUNDS = {
@@ -56,9 +60,11 @@ class Poses:
     background_P: Tensor
 
     def __len__(self) -> int:
+        """Return P."""
         return len(self.scale_P)
 
     def __getitem__(self, index: Tensor) -> Poses:
+        """Return the poses at some positions."""
         return Poses(
             self.scale_P[index], self.angle_P[index], self.shift_P2[index], self.background_P[index]
         )
@@ -92,7 +98,9 @@ def read_drawings(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path, columns=columns)
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable table of drawings with columns {columns}: {error}")
+        raise ValueError(
+            f"{path}: not a readable table of drawings with columns {columns}: {error}"
+        ) from None
 
 
 def render_drawing(svg: str, size: int) -> np.ndarray:
@@ -105,6 +113,13 @@ def render_drawing(svg: str, size: int) -> np.ndarray:
         square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
         image = square
     return np.asarray(image.convert("RGBa")).transpose(2, 0, 1).copy()
+
+
+def render_drawings(svgs: list[str], size: int) -> Tensor:
+    """Rasterise drawings on all cores, `[N, 4, size, size]`; see `render_drawing`."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        pictures = list(pool.map(partial(render_drawing, size=size), svgs, chunksize=64))
+    return torch.from_numpy(np.stack(pictures))
 
 
 def place_drawings(drawings_N4HW: Tensor, poses: Poses) -> Tensor:
@@ -192,18 +207,26 @@ def build_manifest(task: str, drawings: pd.DataFrame, config: EmojiConfig) -> Ma
     )
     held_out = drawings["style"].isin(config.held_out_styles).to_numpy()
     rows: list[dict[str, Any]] = []
-    for offset, (split, count) in enumerate(config.poses.items()):
-        generator = torch.Generator().manual_seed(config.seed * 10 + offset)
+    for split, count in config.poses.items():
+        generator = torch.Generator().manual_seed(config.seed * 10 + SPLITS.index(split))
         poses = random_poses(count, generator)
         serving = np.flatnonzero(~held_out if split != "test" else np.ones_like(held_out))
         for pose in range(count):
             same = poses[torch.full((len(serving),), pose)]
             pictures_N3HW = place_drawings(drawings_N4HW[serving], same)
-            for index, picture_3HW in zip(serving, pictures_N3HW, strict=True):
+            with ThreadPoolExecutor() as pool:
+                encoded = list(pool.map(encode_png, pictures_N3HW))
+            for index, png in zip(serving, encoded, strict=True):
                 drawing = drawings.iloc[index]
                 name = f"{task}/{drawing['codepoint']}-{drawing['style']}-{split}-{pose}.png"
-                image = {"bytes": encode_png(picture_3HW), "path": name}
-                rows.append({"image": image, "label": drawing["label"],
-                             "class_name": drawing["name"], "domain": drawing["style"],
-                             "split": split})
+                image = {"bytes": png, "path": name}
+                rows.append(
+                    {
+                        "image": image,
+                        "label": drawing["label"],
+                        "class_name": drawing["name"],
+                        "domain": drawing["style"],
+                        "split": split,
+                    }
+                )
     return Manifest(task, config.template, pd.DataFrame(rows))

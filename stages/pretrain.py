@@ -1,0 +1,77 @@
+"""Pretrain the embedded backbone and write its weights, its config and its model card."""
+
+import os
+import sys
+from statistics import mean
+
+import torch
+from tqdm import tqdm
+
+from pipeline import artifacts
+from pipeline.backbone import BackboneConfig, build_clip, load_backbone, save_clip
+from pipeline.datasets.emoji import build_manifest, read_drawings, read_tasks, render_drawings
+from pipeline.encode import encode_task
+from pipeline.errors import run_stage
+from pipeline.evaluate import TestRow, zero_shot_row
+from pipeline.model_card import model_card
+from pipeline.params import Params, load_params
+from pipeline.pretrain import fit_clip
+from pipeline.provenance import file_hash, versions
+from pipeline.sweep import ALLOCATOR
+
+RENDER_SIZE = 64
+
+
+def main() -> None:
+    """Run the stage."""
+    if not ALLOCATOR.items() <= os.environ.items():  # glibc reads them when a process starts
+        os.execve(
+            sys.executable, [sys.executable, "-m", "stages.pretrain"], {**os.environ, **ALLOCATOR}
+        )
+    params = load_params()
+    config = params.pretrain
+    torch.backends.cuda.enable_flash_sdp(False)  # its backward pass is slow in bf16 on CPUs
+    drawings = read_drawings(artifacts.DRAWINGS)
+    drawings = drawings[drawings["style"].isin(config.styles)].reset_index(drop=True)
+    drawings_N4HW = render_drawings(drawings["svg"].tolist(), RENDER_SIZE)
+    torch.manual_seed(config.seed)
+    model, tokenizer = build_clip(config.open_clip_config(), config.context_length)
+    losses: list[float] = []
+    with tqdm(total=config.steps, desc="pretrain", unit="step") as bar:
+        for loss in fit_clip(model, tokenizer, drawings, drawings_N4HW, config):
+            losses.append(loss)
+            bar.set_postfix(loss=f"{mean(losses[-50:]):.3f}", refresh=False)
+            bar.update()
+    save_clip(artifacts.BACKBONE, model, config.open_clip_config())
+    write_card(params, mean(losses[-50:]))
+
+
+def write_card(params: Params, loss: float) -> None:
+    """Measure the saved weights and describe them beside their file."""
+    card = model_card(
+        params.pretrain,
+        zero_shot(params),
+        loss,
+        file_hash(artifacts.DRAWINGS),
+        {package: versions()[package] for package in ("torch", "open_clip_torch")},
+    )
+    artifacts.write_atomic(artifacts.MODEL_CARD, lambda path: path.write_text(card))
+
+
+def zero_shot(params: Params) -> list[TestRow]:
+    """Measure the saved backbone on the test poses of every task, without any prompt."""
+    backbone = load_backbone(BackboneConfig(name=str(artifacts.BACKBONE), pretrained=None))
+    emoji = params.prepare.emoji
+    test_only = emoji.model_copy(update={"poses": {"train": 1, "test": emoji.poses["test"]}})
+    rows = []
+    for task, drawings in tqdm(read_tasks(artifacts.DRAWINGS, emoji).items(), desc="zero-shot"):
+        manifest = build_manifest(task, drawings, test_only)
+        no_views = params.features.model_copy(update={"views": 0})
+        features = encode_task(backbone, manifest, "", no_views)
+        captions = [features.template.format(name) for name in features.class_names]
+        rows.append(zero_shot_row(features, backbone.encode_captions(captions)))
+    return rows
+
+
+if __name__ == "__main__":
+    run_stage(main)

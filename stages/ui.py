@@ -1,0 +1,25 @@
+"""Serve the MLflow UI of the tracking store in force, on loopback."""
+
+import subprocess
+import sys
+
+from pipeline import artifacts
+from pipeline.errors import run_stage
+from pipeline.params import load_params
+from pipeline.tracking import tracking_uri
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    uri = tracking_uri(load_params().tracking, artifacts.STATE)
+    if uri.startswith("http"):
+        print(f"runs are recorded by the server {uri}; open it in a browser")
+        return
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"],
+        check=False,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,187 @@
+"""What the tests share: a tiny random CLIP, tiny features, a tiny set of drawings."""
+
+import os
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.backbone import Backbone, BackboneConfig, build_clip, load_backbone, save_clip
+from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
+from pipeline.features import TaskFeatures
+from pipeline.manifest import Manifest
+from pipeline.run import TextSide
+from pipeline.text_tower import TextTower
+
+torch.set_num_threads(1)
+
+CONTEXT_LENGTH = 24
+CLASS_NAMES = (
+    "cat",
+    "red apple",
+    "ice cream",
+    "hot air balloon",
+    "dog",
+    "flag",
+    "tree",
+    "umbrella",
+)
+STYLES = ("flat", "round", "far")
+COLOURS = ("red", "green", "blue", "gold", "black", "purple")
+
+
+def clip_config(**text: Any) -> dict[str, Any]:
+    """The `model_cfg` of the tiny CLIP."""
+    return {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 16,
+            "width": 64,
+            "layers": 2,
+            "head_width": 32,
+        },
+        "text_cfg": {
+            "context_length": CONTEXT_LENGTH,
+            "vocab_size": 49408,
+            "width": 64,
+            "heads": 2,
+            "layers": 2,
+            **text,
+        },
+    }
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Start every test from the same global random state."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random CLIP, as open_clip loads it."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("backbone")
+    model, _ = build_clip(clip_config(), CONTEXT_LENGTH)
+    save_clip(folder, model, clip_config())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(clip_folder: Path) -> Backbone:
+    """The tiny CLIP, loaded."""
+    return load_backbone(BackboneConfig(name=str(clip_folder), pretrained=None, device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def tower(backbone: Backbone) -> TextTower:
+    """The tiny CLIP's text tower."""
+    return backbone.text
+
+
+@pytest.fixture(scope="session")
+def text(backbone: Backbone) -> TextSide:
+    """The tiny CLIP's text side, for the classes of `features`."""
+    return backbone.text_side("a photo of a", CLASS_NAMES)
+
+
+@pytest.fixture(scope="session")
+def features() -> TaskFeatures:
+    """Random unit features of eight classes, scattered around one direction per class.
+
+    Rows come in an order in which classes of both halves alternate.
+    """
+    generator = torch.Generator().manual_seed(2)
+    rows = [
+        (label, split, domain)
+        for split, domain, count in ((0, 0, 3), (0, 1, 2), (1, 0, 2), (2, 0, 2), (2, 2, 2))
+        for _ in range(count)
+        for label in (5, 0, 7, 2, 1, 6, 3, 4)
+    ]
+    label_N, split_N, domain_N = torch.tensor(rows).T.contiguous()
+    centre_KE = torch.randn(len(CLASS_NAMES), 32, generator=generator)
+    noise_NE = torch.randn(len(rows), 32, generator=generator)
+    features_NE = F.normalize(centre_KE[label_N] + noise_NE, dim=-1)
+    train_NE = features_NE[split_N == 0]
+    other_NE = F.normalize(
+        train_NE + 0.1 * torch.randn(train_NE.shape, generator=generator), dim=-1
+    )
+    return TaskFeatures(
+        name="toy",
+        template="a photo of a {}.",
+        class_names=CLASS_NAMES,
+        domains=("flat", "round", "far"),
+        features_NE=features_NE,
+        label_N=label_N.contiguous(),
+        split_N=split_N.contiguous(),
+        domain_N=domain_N.contiguous(),
+        views_NVE=torch.stack([train_NE, other_NE], dim=1),
+        fingerprint="f" * 64,
+        data_hash="d" * 64,
+    )
+
+
+def drawing(style: int, concept: int) -> str:
+    """A shape whose outline tells the style and whose colour tells the concept."""
+    shape = (
+        f'<rect x="{4 + style}" y="6" width="22" height="18" fill="{COLOURS[concept]}"/>',
+        f'<circle cx="16" cy="16" r="{11 + concept % 3}" fill="{COLOURS[concept]}"/>',
+        f'<path d="M4 28L16 {4 + concept}L28 28z" fill="{COLOURS[concept]}"/>',
+    )[style]
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{shape}</svg>'
+
+
+@pytest.fixture(scope="session")
+def drawings() -> pd.DataFrame:
+    """Six concepts in three styles; the sixth lacks a style."""
+    return pd.DataFrame(
+        [
+            {
+                "style": style,
+                "codepoint": f"{concept:04X}",
+                "name": f"{COLOURS[concept]} thing",
+                "group": "things",
+                "tags": ["shape", COLOURS[concept]],
+                "svg": drawing(index, concept),
+            }
+            for concept in range(6)
+            for index, style in enumerate(STYLES)
+            if (concept, style) != (5, "far")
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
+def drawings_path(drawings: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawings as a file."""
+    path = tmp_path_factory.mktemp("drawings") / "drawings.parquet"
+    drawings.to_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def emoji_config() -> EmojiConfig:
+    """How the tiny drawings become a task."""
+    return EmojiConfig(
+        tasks=["things"],
+        template="a drawing of a {}.",
+        shot_styles=["flat", "round"],
+        held_out_styles=["far"],
+        poses={"train": 2, "val": 1, "test": 1},
+        image_size=32,
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="session")
+def manifest(drawings_path: Path, emoji_config: EmojiConfig) -> Manifest:
+    """The tiny task, rendered: 5 classes, 2 styles to learn from and 1 held out."""
+    tasks = read_tasks(drawings_path, emoji_config)
+    return build_manifest("things", tasks["things"], emoji_config)

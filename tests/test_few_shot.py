@@ -1,0 +1,38 @@
+"""The public sampling rule and the split of classes."""
+
+import math
+import random
+
+import pytest
+from reference import sample_shots
+
+from pipeline.few_shot import draw_shots, split_base_new
+
+
+@pytest.mark.parametrize("n_classes", range(1, 12))
+def test_base_is_the_first_half_rounded_up(n_classes: int) -> None:
+    labels = list(range(n_classes)) * 3
+    random.Random(0).shuffle(labels)
+    base, new = split_base_new(labels)
+    assert base == list(range(math.ceil(n_classes / 2)))
+    assert base + new == list(range(n_classes))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("shots", [1, 2, 4, 16])
+def test_shots_follow_the_public_rule(shots: int, seed: int) -> None:
+    labels = random.Random(10).choices(range(7), weights=[1, 2, 3, 4, 5, 6, 20], k=80)
+    drawn = draw_shots(labels, shots, random.Random(seed))
+    assert drawn == sample_shots(labels, shots, seed)
+    assert len(set(drawn)) == len(drawn)
+    for label in range(7):
+        available = labels.count(label)
+        assert sum(labels[i] == label for i in drawn) == min(shots, available)
+
+
+def test_validation_continues_the_stream_of_train() -> None:
+    labels = [0, 1] * 20
+    rng = random.Random(1)
+    train, val = draw_shots(labels, 4, rng), draw_shots(labels, 4, rng)
+    assert train == sample_shots(labels, 4, 1)
+    assert val != train

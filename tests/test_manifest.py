@@ -1,0 +1,114 @@
+"""A manifest that would fail later is refused at once, with all its problems."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.manifest import Manifest, check_manifest, load_manifest, save_manifest
+
+
+def rows(*entries: tuple[int, str, str]) -> pd.DataFrame:
+    """Return rows of (label, class name, split)."""
+    image = {"bytes": b"x", "path": "x.png"}
+    return pd.DataFrame(
+        [
+            {"image": image, "label": label, "class_name": name, "domain": "flat", "split": split}
+            for label, name, split in entries
+        ]
+    )
+
+
+GOOD = [
+    (label, name, split)
+    for label, name in enumerate(["cat", "dog", "red apple"])
+    for split in ("train", "val", "test")
+]
+
+
+def test_a_good_manifest_passes(manifest: Manifest) -> None:
+    check_manifest(manifest)
+    check_manifest(Manifest("toy", "a {}.", rows(*GOOD)))
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    entries = [
+        *[entry for entry in GOOD if entry not in [(1, "dog", "test"), (0, "cat", "val")]],
+        (0, "lion", "train"),
+        (1, "dog", "dev"),
+        (4, " ", "train"),
+    ]
+    frame = rows(*entries)
+    frame.at[0, "image"] = {"bytes": None, "path": "/nowhere/a.png"}
+    frame.at[1, "image"] = {"bytes": None, "path": None}
+    with pytest.raises(ValueError, match="task toy: 9 problem") as caught:
+        check_manifest(Manifest("toy", "a {}.", frame))
+    for problem in (
+        "split ['dev']: allowed are ['train', 'val', 'test']",
+        "labels [0, 1, 2, 4]...: allowed are 0 to 3",
+        "label 0: class names ['cat', 'lion']",
+        "label 4: class names [' ']",
+        "class 'cat' has no val image",
+        "class 'dog' has no test image",
+        "class ' ' has no test image",
+        "image /nowhere/a.png: no such file",
+        "image None: no such file",
+    ):
+        assert problem in str(caught.value)
+
+
+def test_validation_images_are_needed_for_base_classes_only() -> None:
+    without = [entry for entry in GOOD if entry != (2, "red apple", "val")]
+    check_manifest(Manifest("toy", "a {}.", rows(*without)))
+
+
+def test_too_few_classes_to_train_select_and_test() -> None:
+    for entries in (GOOD[:6], GOOD[:3]):
+        with pytest.raises(ValueError, match=r"class\(es\): allowed are 3 or more"):
+            check_manifest(Manifest("toy", "a {}.", rows(*entries)))
+
+
+def test_a_long_list_of_problems_is_cut() -> None:
+    frame = rows(*GOOD * 10)
+    frame["image"] = [{"bytes": None, "path": f"{i}.png"} for i in range(len(frame))]
+    with pytest.raises(ValueError, match=r"90 problem[^$]*and 70 more") as caught:
+        check_manifest(Manifest("toy", "a {}.", frame))
+    assert str(caught.value).count("no such file") == 20
+
+
+def test_round_trip(manifest: Manifest, tmp_path: Path) -> None:
+    path = tmp_path / "things.parquet"
+    save_manifest(path, manifest)
+    loaded = load_manifest(path)
+    assert (loaded.name, loaded.template) == (manifest.name, manifest.template)
+    pd.testing.assert_frame_equal(loaded.rows, manifest.rows)
+    light = load_manifest(path, with_images=False)
+    assert "image" not in light.rows
+    assert light.class_names == manifest.class_names
+    assert light.n_encodings(3) == manifest.n_encodings(3) == 45 + 3 * 20
+
+
+def test_a_bad_manifest_is_not_written(manifest: Manifest, tmp_path: Path) -> None:
+    bad = replace(manifest, rows=manifest.rows[manifest.rows["split"] != "test"])
+    with pytest.raises(ValueError, match="no test image"):
+        save_manifest(tmp_path / "x.parquet", bad)
+    assert not (tmp_path / "x.parquet").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "foreign", "other columns"])
+def test_what_is_no_manifest_is_an_error_with_its_name(
+    manifest: Manifest, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "things.parquet"
+    save_manifest(path, manifest)
+    if kind == "missing":
+        path.unlink()
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif kind == "foreign":
+        manifest.rows.drop(columns="image").assign(image=0).to_parquet(path)
+    else:
+        pd.DataFrame({"x": [1]}).to_parquet(path)
+    with pytest.raises(ValueError, match=r"things\.parquet: not a readable manifest"):
+        load_manifest(path)

@@ -1,0 +1,76 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import apply_settings, flatten, load_params
+
+SHIPPED = Path(__file__).parent.parent / "params.yaml"
+
+
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    text = SHIPPED.read_text()
+    assert re.search(old, text), f"{old} is not in params.yaml"
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub(old, new, text, count=1))
+    return path
+
+
+def test_shipped_params_are_valid() -> None:
+    params = load_params(SHIPPED)
+    assert params.sweep.n_trials >= 24
+    assert set(params.sweep.tasks) <= set(params.tasks)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (r"n_trials: \d+", "n_trials: -1", r"sweep\.n_trials: found -1; .*greater than or equal"),
+        (r"n_trials: \d+", "n_trails: 24", r"sweep\.n_trails: unknown key"),
+        (r"n_trials: \d+", "n_trails: 24", r"sweep\.n_trials: missing"),
+        (r"momentum: [\d.]+", "momentum: fast", r"train\.momentum: found 'fast'"),
+        (r"prompt\.bits: \[.*\]", "prompt.bits: [9]", r"sweep\.space: bits: found 9"),
+        (r"prompt\.rank: \[full", "prompt.rnak: [full", r"prompt\.rnak: unknown key"),
+        (r"low: [\d.]+, high: [\d.]+", "low: 2, high: 1", r"low must be below high"),
+        (r"  tasks: \[food-drink, animals-nature, activities, smileys-emotion\]",
+         "  tasks: [fod]", r"sweep\.tasks: 'fod' is not prepared; allowed are \['food-drink'"),
+        (r"\nprepare:", "\nprepare: [", r"not readable"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_clear_error(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = edited(tmp_path, old, new)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_params(path)
+    assert str(path) in str(caught.value)
+
+
+def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
+    path = edited(tmp_path, r"n_trials: \d+", "n_trials: none")
+    path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 2"))
+    with pytest.raises(ValueError, match="2 problem") as caught:
+        load_params(path)
+    assert "sweep.n_trials" in str(caught.value)
+    assert "train.momentum" in str(caught.value)
+
+
+def test_a_repeated_key_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED.read_text() + "\ntrain:\n  lr: 1\n")
+    with pytest.raises(ValueError, match="train"):
+        load_params(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.yaml"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+def test_settings_reach_the_configs() -> None:
+    params = load_params(SHIPPED)
+    prompt, train = apply_settings(params, {"prompt.rank": 2, "prompt.bits": 1, "train.lr": 0.5})
+    assert (prompt.rank, prompt.bits, train.lr) == (2, 1, 0.5)
+    assert prompt.n_ctx == params.prompt.n_ctx
+
+
+def test_flatten_uses_dotted_names() -> None:
+    assert flatten({"a": {"b": 1, "c": [2]}, "d": {}}) == {"a.b": 1, "a.c": [2], "d": {}}

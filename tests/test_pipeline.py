@@ -1,0 +1,251 @@
+"""The whole pipeline, small, as a user runs it: real DVC, Ray, Optuna, MLflow, open_clip."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).parent.parent
+N_TRIALS = 5
+
+
+def run(
+    project: Path, *command: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project with the tests' own Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env={**clean_environment(), "PATH": path, "PYTHONPATH": str(project), **environment},
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def clean_environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+
+
+def edit_params(project: Path, **changes: object) -> None:
+    """Set parameters by dotted names (`__` stands for the dot)."""
+    yaml = YAML()
+    path = project / "params.yaml"
+    params = yaml.load(path.read_text())
+    for name, value in changes.items():
+        *sections, key = name.split("__")
+        section = params
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    with path.open("w") as file:
+        yaml.dump(params, file)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the project, with little to do."""
+    folder = tmp_path_factory.mktemp("clone") / "loqua"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    edit_params(
+        folder,
+        prepare__emoji__tasks=["activities", "food-drink"],
+        prepare__emoji__poses={"train": 2, "val": 1, "test": 1},
+        features__views=1,
+        features__workers=0,
+        train__steps=6,
+        train__epochs=2,
+        sweep__tasks=["activities"],
+        sweep__shots=4,
+        sweep__seeds=[1],
+        sweep__n_trials=N_TRIALS,
+        evaluate__seeds=[1, 2],
+    )
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", *identity, "commit", "-qm", "clone")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path) -> str:
+    """What `dvc repro` printed."""
+    return run(project, "dvc", "repro").stdout
+
+
+def load(project: Path, name: str) -> dict:
+    return json.loads((project / "artifacts" / name).read_text())
+
+
+def test_interrupted_sweep_keeps_its_trials_and_goes_on(project: Path) -> None:
+    run(project, "dvc", "repro", "features")
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "stages.sweep"],
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**clean_environment(), "PYTHONPATH": str(project), "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )  # fmt: skip
+    assert sweep.stdout is not None
+    for line in sweep.stdout:
+        if line.strip().startswith("1/"):
+            break
+    sweep.send_signal(signal.SIGINT)
+    output, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 130, output
+    assert "interrupted" in output
+
+    resumed = run(project, sys.executable, "-m", "stages.sweep").stdout
+    known = int(resumed.split(" of ")[0].split()[-1])
+    assert 1 <= known < N_TRIALS, resumed
+    trials = load(project, "sweep/trials.json")["trials"]
+    assert len(trials) == N_TRIALS
+    settings = [json.dumps(trial["settings"], sort_keys=True) for trial in trials]
+    assert len(set(settings)) == N_TRIALS, "a configuration was repeated"
+
+
+def test_whole_pipeline(project: Path, finished: str) -> None:
+    assert "champion" in finished
+    rows = load(project, "evaluate/results.json")["rows"]
+    methods = {row["method"] for row in rows}
+    assert {"zero_shot", "coop", "compact", "champion"} == methods
+    assert all(0 <= row["base"] <= 1 and 0 <= row["new"] <= 1 for row in rows)
+    assert all(row["held_out_base"] is not None for row in rows)
+    assert "frozen" not in run(project, "git", "status", "--porcelain", "artifacts").stdout
+    for name in ("report.md", "report.html", "metrics.json"):
+        assert (project / "artifacts/report" / name).stat().st_size > 0
+
+
+def test_pretraining_is_skipped(project: Path, finished: str) -> None:
+    assert "stages.pretrain" not in finished
+    assert run(project, "git", "status", "--porcelain", "artifacts/pretrain").stdout == ""
+
+
+def test_second_repro_does_nothing(project: Path, finished: str) -> None:
+    assert finished
+    assert "up to date" in run(project, "dvc", "repro").stdout
+
+
+def test_dvc_shows_metrics_and_plots_and_parameter_changes(project: Path, finished: str) -> None:
+    assert finished
+    assert "champion" in run(project, "dvc", "metrics", "show").stdout
+    assert "index.html" in run(project, "dvc", "plots", "show").stdout
+    edit_params(project, train__momentum=0.8)
+    assert "train.momentum" in run(project, "dvc", "params", "diff").stdout
+    edit_params(project, train__momentum=0.9)
+
+
+def test_every_trial_is_a_nested_run(project: Path, finished: str) -> None:
+    assert finished
+    uri = f"sqlite:///{project / 'artifacts/state/mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name("loqua")
+    runs = client.search_runs([experiment.experiment_id])
+    trials = load(project, "sweep/trials.json")
+    [parent] = [r for r in runs if r.data.tags.get("loqua.key") == trials["study"]]
+    nested = [
+        r
+        for r in runs
+        if r.data.tags.get("loqua.key", "").startswith(trials["study"] + "/")
+        and r.data.tags["loqua.key"].rpartition("/")[2].isdigit()
+    ]
+    assert len(nested) == N_TRIALS
+    assert all(r.info.status == "FINISHED" for r in runs)
+    for nested_run in nested:
+        assert nested_run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert {"prompt.rank", "prompt.bits", "prompt.n_ctx", "train.lr"} <= set(
+            nested_run.data.params
+        )
+        assert {"score", "base", "new", "loss", "size_bytes"} <= set(nested_run.data.metrics)
+        assert {"git_commit", "data_hash", "seeds"} <= set(nested_run.data.tags)
+        history = client.get_metric_history(nested_run.info.run_id, "score")
+        assert [metric.step for metric in history] == [1, 2]
+
+
+def test_registered_model_reproduces_its_accuracy_in_a_fresh_process(
+    project: Path, finished: str, tmp_path: Path
+) -> None:
+    assert finished
+    uri = f"sqlite:///{project / 'artifacts/state/mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    for alias in ("champion", "compact"):
+        assert client.get_model_version_by_alias("loqua-emoji", alias)
+    script = tmp_path / "predict.py"
+    script.write_text(
+        "import base64, json, sys\n"
+        "import mlflow, pandas as pd\n"
+        "from pipeline.few_shot import split_base_new\n"
+        "from pipeline.manifest import load_manifest\n"
+        "from pathlib import Path\n"
+        "manifest = load_manifest(Path('artifacts/prepare/food-drink.parquet'))\n"
+        "base, _ = split_base_new(range(len(manifest.class_names)))\n"
+        "rows = manifest.rows\n"
+        "rows = rows[(rows.split == 'test') & rows.label.isin(base)"
+        " & (rows.domain != 'emojione')]\n"
+        "model = mlflow.pyfunc.load_model('models:/loqua-emoji@champion')\n"
+        "images = [base64.b64encode(i['bytes']).decode() for i in rows.image]\n"
+        "names = [manifest.class_names[label] for label in base]\n"
+        "params = {'task': 'food-drink', 'classes': names}\n"
+        "answer = model.predict(pd.DataFrame({'image': images}), params=params)\n"
+        "print(json.dumps((answer['class_name'].values == rows.class_name.values).mean()))\n"
+    )
+    printed = run(
+        project, sys.executable, str(script), MLFLOW_TRACKING_URI=uri,
+        MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
+    ).stdout  # fmt: skip
+    accuracy = json.loads(printed.strip().splitlines()[-1])
+    [row] = [
+        r
+        for r in load(project, "evaluate/results.json")["rows"]
+        if (r["method"], r["task"], r["seed"]) == ("champion", "food-drink", 1)
+    ]
+    assert accuracy == pytest.approx(row["base"], abs=1e-9)
+
+
+def test_second_sweep_is_refused_while_one_runs(project: Path, finished: str) -> None:
+    assert finished
+    holder = subprocess.Popen(
+        [sys.executable, "-c",
+         "import time; from pathlib import Path; from pipeline.locks import exclusive\n"
+         "with exclusive(Path('artifacts/state/sweep.lock'), 'x'):\n"
+         "    print('held', flush=True); time.sleep(120)"],
+        cwd=project, stdout=subprocess.PIPE, text=True, env={**os.environ,
+                                                             "PYTHONPATH": str(project)},
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        refused = run(project, sys.executable, "-m", "stages.sweep", check=False)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert refused.returncode == 1
+    assert "another sweep is running" in refused.stderr
+
+
+def test_server_that_does_not_answer_is_an_error_before_the_sweep(project: Path) -> None:
+    done = run(
+        project, sys.executable, "-m", "stages.sweep", check=False,
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "http://127.0.0.1:9 does not answer" in done.stderr
+    assert "Traceback" not in done.stderr

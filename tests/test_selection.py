@@ -1,0 +1,73 @@
+"""Who wins, against brute force."""
+
+import random
+from typing import Any
+
+import pytest
+from reference import pareto_numbers
+
+from pipeline.selection import (
+    TrialRecord,
+    choose_champion,
+    choose_compact,
+    choose_coop,
+    choose_winners,
+    pareto_front,
+)
+
+
+def record(number: int, score: float, size: int, **settings: Any) -> TrialRecord:
+    """Return a trial; settings with `__` for the dot."""
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return TrialRecord(number, dotted, score, score, score, size, {}, [], 1.0)
+
+
+def trials(seed: int, count: int = 25) -> list[TrialRecord]:
+    """Return trials with many equal scores and sizes, in random order."""
+    rng = random.Random(seed)
+    return [record(n, rng.randrange(8) / 8, rng.choice([10, 20, 30, 40])) for n in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pareto_front_is_brute_force(seed: int) -> None:
+    records = trials(seed)
+    front = pareto_front(records)
+    points = [(t.number, t.score, t.size_bytes) for t in records]
+    assert {t.number for t in front} == pareto_numbers(points)
+    assert [t.size_bytes for t in front] == sorted({t.size_bytes for t in front})
+    assert choose_champion(records) == front[-1]
+    shuffled = random.Random(seed).sample(records, len(records))
+    assert pareto_front(shuffled) == front
+
+
+@pytest.mark.parametrize("within", [0.0, 0.125, 0.25, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_compact_is_the_smallest_within_tolerance(seed: int, within: float) -> None:
+    records = trials(seed)
+    best = max(t.score for t in records)
+    compact = choose_compact(records, within)
+    close = [t for t in records if t.score >= best - within]
+    assert compact in close
+    assert compact.size_bytes == min(t.size_bytes for t in close)
+    assert compact.score == max(t.score for t in close if t.size_bytes == compact.size_bytes)
+    assert compact in pareto_front(records)
+
+
+def test_without_tolerance_compact_is_the_champion() -> None:
+    records = trials(3)
+    assert choose_compact(records, 0.0) == choose_champion(records)
+
+
+def test_coop_is_the_best_plain_trial() -> None:
+    plain = {"prompt__rank": "full", "prompt__bits": 16, "prompt__n_ctx": 4}
+    records = [
+        record(0, 0.9, 10, prompt__rank=1, prompt__bits=1, prompt__n_ctx=4),
+        record(1, 0.5, 10, **plain, train__lr=0.1),
+        record(2, 0.6, 10, **plain, train__lr=0.2),
+        record(3, 0.8, 10, **{**plain, "prompt__n_ctx": 8}),
+        record(4, 0.8, 10, **{**plain, "prompt__bits": 8}),
+    ]
+    assert choose_coop(records) == records[2]
+    assert choose_coop(records[:1]) is None
+    assert set(choose_winners(records, 0.01)) == {"champion", "compact", "coop"}
+    assert set(choose_winners(records[:1], 0.01)) == {"champion", "compact"}

@@ -1,0 +1,70 @@
+"""The shipped files agree with each other."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.errors import report_all, run_stage
+
+ROOT = Path(__file__).parent.parent
+STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_a_script_with_its_own_outputs(stage: str) -> None:
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    assert (ROOT / "stages" / f"{stage}.py").is_file()
+    outputs = [
+        next(iter(out)) if isinstance(out, dict) else out
+        for out in STAGES[stage].get("outs", []) + STAGES[stage].get("metrics", [])
+    ]
+    assert outputs
+    assert all(out.startswith(f"artifacts/{stage}") for out in outputs)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dependencies_and_parameters_exist(stage: str) -> None:
+    made = [out for other in STAGES.values() for out in other["outs"] if isinstance(out, str)]
+    for dependency in STAGES[stage]["deps"]:
+        assert dependency in made or (ROOT / dependency).exists(), dependency
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    for name in STAGES[stage]["params"]:
+        value = params
+        for part in name.split("."):
+            value = value[part]
+
+
+def test_pretraining_is_frozen() -> None:
+    assert STAGES["pretrain"]["frozen"] is True
+    assert all(out[next(iter(out))]["cache"] is False for out in STAGES["pretrain"]["outs"])
+
+
+def test_a_mistake_is_one_line_and_a_defect_keeps_its_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def mistake() -> None:
+        raise ValueError("params.yaml: sweep: found 1; allowed is 2")
+
+    def defect() -> None:
+        raise KeyError("ours")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(mistake)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "error: params.yaml: sweep: found 1; allowed is 2\n"
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(interrupted)
+    assert stopped.value.code == 130
+    with pytest.raises(KeyError):
+        run_stage(defect)
+
+
+def test_long_lists_of_problems_are_cut() -> None:
+    report_all("nothing wrong", [])
+    with pytest.raises(ValueError, match="and 5 more") as caught:
+        report_all("title", [f"problem {i}" for i in range(25)])
+    assert str(caught.value).count("\n") == 21

@@ -1,0 +1,121 @@
+"""The sweep on a real local Ray with real workers."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipeline.features import TaskFeatures
+from pipeline.prompts import PromptConfig
+from pipeline.run import TextSide
+from pipeline.search import Choice, Range, Search, SweepConfig
+from pipeline.selection import TrialRecord
+from pipeline.sweep import SweepJob, cluster, cluster_resources, map_parallel, run_sweep
+from pipeline.train import TrainConfig
+from pipeline.trial import Trial
+
+
+def resolve(settings: dict[str, Any], broken_rank: int = 0) -> tuple[PromptConfig, TrainConfig]:
+    """Turn settings into configs; `broken_rank` makes a trial raise in its worker."""
+    if broken_rank and settings["prompt.rank"] == broken_rank and _in_worker():
+        raise RuntimeError(f"rank {broken_rank} is broken here")
+    prompt = PromptConfig(
+        init="a photo of a", rank=settings["prompt.rank"], bits=settings["prompt.bits"], n_ctx=2
+    )
+    train = TrainConfig(
+        lr=settings["train.lr"], steps=4, warmup_steps=1, batch_size="all", momentum=0.9,
+        weight_decay=0.0, epochs=2,
+    )  # fmt: skip
+    return prompt, train
+
+
+def _in_worker() -> bool:
+    return ray.get_runtime_context().get_actor_id() is not None
+
+
+def sweep_config(**changes: Any) -> SweepConfig:
+    config = SweepConfig(
+        tasks=["toy"], shots=2, seeds=[1, 2], n_trials=4, sampler_seed=3,
+        space={"prompt.rank": Choice([1, 2, "full"]), "prompt.bits": Choice([1, 16]),
+               "train.lr": Range(low=0.01, high=1.0, log=True)},
+        first=[{"prompt.rank": "full", "prompt.bits": 16, "train.lr": 0.1}],
+        cpus_per_trial=1, gpus_per_trial=0, max_failures=0,
+    )  # fmt: skip
+    return config.model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def job(text: TextSide, features: TaskFeatures) -> SweepJob:
+    return SweepJob(text, [features], resolve, sweep_config())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with cluster():
+        yield
+
+
+def sweep(search: Search, job: SweepJob, folder: Path) -> tuple[list[TrialRecord], dict[int, str]]:
+    finished: list[TrialRecord] = []
+    failed: dict[int, str] = {}
+    run_sweep(search, job, folder, finished.append, failed.__setitem__)
+    return finished, failed
+
+
+def test_all_trials_run_and_the_study_has_them(job: SweepJob, tmp_path: Path) -> None:
+    search = Search(tmp_path / "s.db", "study", job.sweep)
+    finished, failed = sweep(search, job, tmp_path)
+    assert not failed
+    assert len(finished) == 4
+    assert search.finished() == sorted(finished, key=lambda record: record.number)
+    assert finished[0].settings == job.sweep.first[0]
+    assert all(len(record.history) == 2 for record in finished)
+    assert all(record.score == record.history[-1]["score"] for record in finished)
+
+    again, _ = sweep(Search(tmp_path / "s.db", "study", job.sweep), job, tmp_path)
+    assert again == [], "a finished sweep has nothing to do"
+    more = replace(job, sweep=sweep_config(n_trials=6))
+    added, _ = sweep(Search(tmp_path / "s.db", "study", more.sweep), more, tmp_path)
+    assert len(added) == 2, "more trials continue the study"
+
+
+def test_worker_computes_what_the_driver_would(
+    job: SweepJob, text: TextSide, features: TaskFeatures, tmp_path: Path
+) -> None:
+    one = replace(job, sweep=sweep_config(n_trials=1))
+    [record], _ = sweep(Search(tmp_path / "s.db", "one", one.sweep), one, tmp_path)
+    trial = Trial(text, [features], *resolve(record.settings), shots=2, seeds=[1, 2])
+    while not trial.done:
+        trial.run_epoch()
+    assert record.history == pytest.approx(trial.history, rel=1e-5)
+    assert record.tasks == trial.tasks
+    assert record.size_bytes == trial.size_bytes
+
+
+def test_trial_that_raises_is_recorded_and_the_others_go_on(job: SweepJob, tmp_path: Path) -> None:
+    first = [{"prompt.rank": rank, "prompt.bits": 16, "train.lr": 0.1} for rank in (2, 1, "full")]
+    broken = replace(
+        job, resolve=partial(resolve, broken_rank=2), sweep=sweep_config(n_trials=3, first=first)
+    )
+    search = Search(tmp_path / "s.db", "broken", broken.sweep)
+    finished, failed = sweep(search, broken, tmp_path)
+    assert {record.settings["prompt.rank"] for record in finished} == {1, "full"}
+    assert list(failed) == [0]
+    assert "rank 2 is broken here" in failed[0]
+    assert search.n_failed == 1
+    [trial] = [t for t in search.study.trials if "error" in t.user_attrs]
+    assert "Traceback" in trial.user_attrs["error"]
+
+
+def test_map_parallel_yields_every_result_with_its_index() -> None:
+    results = dict(map_parallel(lambda shared, item: shared + item, [1, 2, 3], 10, 1, 0))
+    assert results == {0: 11, 1: 12, 2: 13}
+
+
+def test_resources_are_told() -> None:
+    assert "node(s)" in cluster_resources()
+    assert "CPUs" in cluster_resources()
