@@ -109,7 +109,8 @@ def encode_task(
         Pictures(train_images, crop, config.seed * 1000 + view) for view in range(config.views)
     ]
     encoded = encode_pictures(backbone, ConcatDataset(plain_and_crops), config, progress)
-    features_NE, *crops = encoded.split([len(pictures) for pictures in plain_and_crops])
+    sizes = [len(pictures) for pictures in plain_and_crops]
+    features_NE, *crops = torch.split(encoded, sizes)
     views = [features_NE[torch.tensor(is_train)], *crops]
     domains = sorted(set(rows["domain"]))
     return TaskFeatures(

@@ -101,9 +101,10 @@ Mean of base and new: {_percent(mean([*(r.base for r in rows), *(r.new for r in 
 
 ## Limits
 
-Six symbols whose names end in punctuation ("keycap: #", "A button (blood type)", ...) share part
-of their tokens with no caption, so their embeddings are poor. Drawings on plain backgrounds only; English CLDR names; {config.context_length} token
-positions. Not a general vision-language model.
+Drawings on plain backgrounds only; English CLDR names; {config.context_length} token positions.
+Six symbols whose names end in punctuation ("keycap: #", "A button (blood type)", ...) share part of
+their tokens with no caption, so their embeddings are poor.
+Not a general vision-language model.
 """
 
 

@@ -35,7 +35,7 @@ from PIL import Image
 from pipeline.backbone import BackboneConfig
 from pipeline.provenance import file_hash, git_commit, value_hash
 from pipeline.stored_prompt import load_prompt
-from pipeline.tracking import KEY, Tracker
+from pipeline.tracking import Tracker
 
 ROLES = ("champion", "compact")
 PACKAGE = Path(__file__).parent
@@ -306,11 +306,9 @@ def create_version(
 
 def study_run(tracker: Tracker, study: str) -> str:
     """Return the id of the study's run as it is, or of a new, finished one."""
-    found = tracker.client.search_runs(
-        [tracker.experiment_id], f"tags.`{KEY}` = '{study}'", max_results=1
-    )
+    found = tracker.find_run(study)
     if found:
-        return str(found[0].info.run_id)
+        return found
     run_id = tracker.open_run(study, study, {})
     tracker.close_run(run_id)
     return run_id

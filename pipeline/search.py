@@ -21,6 +21,10 @@ from pipeline.config import Config
 from pipeline.selection import TrialRecord
 
 Value = int | float | str
+STARTUP_TRIALS = 8
+"""Random proposals before TPE has something to learn from."""
+MAX_REJECTED_TPE = 5
+"""Rejected proposals in a row after which one is drawn at random: TPE learns nothing from them."""
 MAX_REJECTED = 200
 """Proposals in a row without a new one, after which the space counts as exhausted."""
 
@@ -108,9 +112,9 @@ class Search:
         except Exception as error:  # sqlalchemy and alembic raise many kinds
             raise ValueError(f"{path}: not a usable study database: {error}") from None
         old = self.study.get_trials(deepcopy=False)
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=config.sampler_seed + len(old), n_startup_trials=8
-        )
+        seed = config.sampler_seed + len(old)  # an old study must not get its own proposals again
+        self.tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+        self.random = optuna.samplers.RandomSampler(seed=seed)
         if not old:
             for settings in config.first:
                 self.study.enqueue_trial(dict(settings))
@@ -128,7 +132,8 @@ class Search:
             accept: takes settings, returns why they are not feasible, or None. Proposals that
                 are not feasible, or were tried before, are told to the study as failed.
         """
-        for _ in range(MAX_REJECTED):
+        for rejected in range(MAX_REJECTED):
+            self.study.sampler = self.tpe if rejected < MAX_REJECTED_TPE else self.random
             if self.n_given_out >= self.n_trials:
                 return None
             trial = self.study.ask(self.space)

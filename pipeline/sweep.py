@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,6 +36,8 @@ from pipeline.train import TrainConfig
 from pipeline.trial import Trial
 
 Settings = dict[str, Any]
+
+ANSI_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
@@ -193,10 +195,11 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]
         **info: Any,  # noqa: ARG002
     ) -> None:
         """Keep the error's text."""
-        error = trial.get_error()
-        text = "".join(traceback.format_exception(error)) if error else "unknown error"
+        file = trial.error_file  # the text of every failure of the trial
+        text = Path(file).read_text() if file else "Ray Tune kept no error"
+        text = ANSI_COLOURS.sub("", text).strip()
         self.search.tell_failed(trial.config["number"], text)
-        self.on_failed(trial.config["number"], text.strip().splitlines()[-1])
+        self.on_failed(trial.config["number"], text.splitlines()[-1])
 
 
 def run_sweep(
@@ -232,6 +235,7 @@ def run_sweep(
             verbose=0,
         ),
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the callback tells of failures
     tuner.fit()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import Field
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config import Config
 from pipeline.selection import TrialRecord
 
 KEY = "loqua.key"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets the UI open on training runs."""
 
 
 class TrackingConfig(Config):
@@ -79,28 +83,51 @@ class Tracker:
             local = (
                 None if self.uri.startswith("http") else (state / "mlartifacts").resolve().as_uri()
             )
-            self.experiment_id: str = (
-                found.experiment_id
+            self.experiment_id = (
+                str(found.experiment_id)
                 if found
-                else self.client.create_experiment(config.experiment, artifact_location=local)
+                else str(
+                    self.client.create_experiment(
+                        config.experiment, artifact_location=local, tags=EXPERIMENT_TAGS
+                    )
+                )
             )
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             raise ValueError(f"tracking.uri: {self.uri}: {error}") from None
 
     def open_run(self, key: str, name: str, tags: Mapping[str, str], parent: str = "") -> str:
         """Return the id of the run with this key; create it, RUNNING, if there is none."""
-        found = self.client.search_runs(
-            [self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1
-        )
-        if found:
-            run_id: str = found[0].info.run_id
+        run_id = self.find_run(key)
+        if run_id:
             self.client.set_terminated(run_id, "RUNNING")
             return run_id
         nested = {"mlflow.parentRunId": parent} if parent else {}
         run = self.client.create_run(
-            self.experiment_id, run_name=name, tags={KEY: key, **tags, **nested}
+            self.experiment_id,
+            run_name=name,
+            tags={KEY: key, "mlflow.source.name": "loqua", **tags, **nested},
         )
         return str(run.info.run_id)
+
+    def find_run(self, key: str) -> str | None:
+        """Return the id of the run with this key, untouched, or None."""
+        found = self.client.search_runs(
+            [self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1
+        )
+        return str(found[0].info.run_id) if found else None
+
+    @contextmanager
+    def run(self, key: str, name: str, tags: Mapping[str, str], parent: str = "") -> Iterator[str]:
+        """Open a run and end it with the block: FINISHED, KILLED when interrupted, or FAILED."""
+        run_id, status = self.open_run(key, name, tags, parent), "FAILED"
+        try:
+            yield run_id
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self.close_run(run_id, status)
 
     def log(
         self,

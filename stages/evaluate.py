@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from functools import partial
+from statistics import mean
 
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.selection import TrialRecord
 from pipeline.stored_prompt import StoredPrompt, save_prompt
 from pipeline.sweep import cluster, map_parallel
+from pipeline.tracking import Tracker
 
 
 def load_job(params: Params, backbone: Backbone) -> EvaluationJob:
@@ -27,6 +29,7 @@ def load_job(params: Params, backbone: Backbone) -> EvaluationJob:
 def main() -> None:
     """Run the stage."""
     params = load_params()
+    tracker = Tracker(params.tracking, artifacts.STATE)
     backbone = load_backbone(params.backbone)
     job = load_job(params, backbone)
     chosen = artifacts.load_json(artifacts.WINNERS)
@@ -68,6 +71,22 @@ def main() -> None:
             },
         },
     )
+    log_results(tracker, chosen["study"], rows)
+
+
+def log_results(tracker: Tracker, study: str, rows: list[TestRow]) -> None:
+    """Record each method's test accuracy, mean over tasks and seeds, below the study's run."""
+    names = ("base", "new", "harmonic_mean", "held_out_base", "held_out_new", "size_bytes")
+    parent = tracker.find_run(study) or ""
+    with tracker.run(f"{study}/evaluate", "evaluate", {"study": study}, parent) as run_id:
+        for method in dict.fromkeys(row.method for row in rows):
+            values = [asdict(row) for row in rows if row.method == method]
+            means = {
+                name: mean(found)
+                for name in names
+                if (found := [value[name] for value in values if value[name] is not None])
+            }
+            tracker.log(run_id, metrics=[(f"{method}/{k}", v, 0) for k, v in means.items()])
 
 
 def save_prompts(

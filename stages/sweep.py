@@ -71,9 +71,11 @@ def main() -> None:
     params = load_params()
     tracker = Tracker(params.tracking, artifacts.STATE)
     job, study = load_job(params)
-    with exclusive(artifacts.STATE / "sweep.lock", "another sweep"):
+    with (
+        exclusive(artifacts.STATE / "sweep.lock", "another sweep"),
+        tracker.run(study.name, study.name, study.tags) as parent,
+    ):
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
-        parent = tracker.open_run(study.name, study.name, study.tags)
         tracker.log(parent, params.model_dump_flat())
         logged = tracker.logged_trials(parent)
         for record in search.finished():
@@ -86,15 +88,8 @@ def main() -> None:
             raise ValueError(f"all {search.n_failed} trials failed; see the errors above")
         save_results(params, study, records)
         best = choose_champion(records)
-        tracker.log(
-            parent,
-            metrics=[
-                ("score", best.score, 0),
-                ("size_bytes", best.size_bytes, 0),
-                ("trials", len(records), 0),
-            ],
-        )
-        tracker.close_run(parent)
+        values = {"score": best.score, "size_bytes": best.size_bytes, "trials": len(records)}
+        tracker.log(parent, metrics=[(name, value, 0) for name, value in values.items()])
 
 
 def run_trials(search: Search, job: SweepJob, study: Study, tracker: Tracker, parent: str) -> None:
@@ -122,7 +117,6 @@ def run_trials(search: Search, job: SweepJob, study: Study, tracker: Tracker, pa
     if search.exhausted:
         console.print("every feasible configuration of the space was tried")
     elif search.running or search.n_given_out < n_trials:
-        tracker.close_run(parent, "KILLED")
         raise KeyboardInterrupt
 
 

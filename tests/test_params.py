@@ -32,8 +32,8 @@ def test_shipped_params_are_valid() -> None:
         (r"prompt\.bits: \[.*\]", "prompt.bits: [9]", r"sweep\.space: bits: found 9"),
         (r"prompt\.rank: \[full", "prompt.rnak: [full", r"prompt\.rnak: unknown key"),
         (r"low: [\d.]+, high: [\d.]+", "low: 2, high: 1", r"low must be below high"),
-        (r"  tasks: \[food-drink, animals-nature, activities, smileys-emotion\]",
-         "  tasks: [fod]", r"sweep\.tasks: 'fod' is not prepared; allowed are \['food-drink'"),
+        (r"tasks: \[.*\]\n  shots", "tasks: [fod]\n  shots",
+         r"sweep\.tasks: 'fod' is not prepared; allowed are \['food-drink'"),
         (r"\nprepare:", "\nprepare: [", r"not readable"),
     ],
 )  # fmt: skip
