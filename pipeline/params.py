@@ -56,10 +56,6 @@ class Params(Config):
         """The tasks of the data set."""
         return self.prepare.emoji.tasks
 
-    def model_dump_flat(self) -> dict[str, Any]:
-        """Return all parameters by their dotted names."""
-        return flatten(self.model_dump(mode="json", by_alias=True))
-
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Turn nested dicts into one with dotted names."""
@@ -128,15 +124,20 @@ def sweep_problems(params: Params) -> list[str]:
         for task in params.sweep.tasks
         if task not in params.tasks
     ]
-    points = [{name: value} for name, axis in params.sweep.space.items() for value in axis.ends]
-    for place, settings in [("sweep.space", p) for p in points] + [
-        ("sweep.first", dict(p)) for p in params.sweep.first
-    ]:
+    for name, axis in params.sweep.space.items():
+        for value in axis.ends:
+            try:
+                apply_settings(params, {name: value})
+            except ValueError as error:
+                problems.append(f"sweep.space: {error}")
+    for settings in params.sweep.first:
+        missing = sorted(set(params.sweep.space) ^ set(settings))
+        if missing:
+            problems.append(f"sweep.first: {missing} must be axes of the space and set here")
         try:
-            apply_settings(params, settings)
+            reason = apply_settings(params, dict(settings))[0].infeasible()
         except ValueError as error:
-            problems.append(f"{place}: {error}")
-        missing = set(params.sweep.space) ^ set(settings)
-        if place == "sweep.first" and missing:
-            problems.append(f"{place}: {sorted(missing)} must be axes of the space and set here")
+            reason = str(error)
+        if reason:
+            problems.append(f"sweep.first: {reason}")
     return problems

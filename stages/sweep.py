@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 
@@ -9,7 +10,7 @@ from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
-from pipeline.params import Params, apply_settings, load_params
+from pipeline.params import Params, apply_settings, flatten, load_params
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
 from pipeline.selection import TrialRecord, choose_champion, choose_winners
@@ -24,6 +25,7 @@ class Study:
     """A sweep's identity: equal inputs continue the same study."""
 
     name: str
+    params: dict[str, Any]
     tags: dict[str, str]
 
 
@@ -39,7 +41,8 @@ def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
         "seeds": str(params.sweep.seeds),
         "sampler_seed": str(params.sweep.sampler_seed),
     }
-    return Study(name, tags | {f"version.{k}": v for k, v in versions().items()})
+    tags |= {f"version.{package}": found for package, found in versions().items()}
+    return Study(name, flatten(depends), tags)
 
 
 def load_job(params: Params) -> tuple[SweepJob, Study]:
@@ -76,7 +79,7 @@ def main() -> None:
         tracker.run(study.name, study.name, study.tags) as parent,
     ):
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
-        tracker.log(parent, params.model_dump_flat())
+        tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
         logged = tracker.logged_trials(parent)
         for record in search.finished():
             if f"{study.name}/{record.number}" not in logged:

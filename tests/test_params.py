@@ -34,6 +34,9 @@ def test_shipped_params_are_valid() -> None:
         (r"low: [\d.]+, high: [\d.]+", "low: 2, high: 1", r"low must be below high"),
         (r"tasks: \[.*\]\n  shots", "tasks: [fod]\n  shots",
          r"sweep\.tasks: 'fod' is not prepared; allowed are \['food-drink'"),
+        (r"prompt.rank: full, prompt.bits: 16, prompt.n_ctx: 4",
+         "prompt.rank: 2, prompt.bits: 16, prompt.n_ctx: 1",
+         r"sweep\.first: rank 2 with n_ctx 1: allowed are 1 to n_ctx"),
         (r"\nprepare:", "\nprepare: [", r"not readable"),
     ],
 )  # fmt: skip

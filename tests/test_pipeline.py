@@ -220,6 +220,18 @@ def test_registered_model_reproduces_its_accuracy_in_a_fresh_process(
     assert accuracy == pytest.approx(row["base"], abs=1e-9)
 
 
+def test_more_trials_continue_the_same_study(project: Path, finished: str) -> None:
+    assert finished
+    before = load(project, "sweep/trials.json")
+    edit_params(project, sweep__n_trials=N_TRIALS + 1)
+    printed = run(project, sys.executable, "-m", "stages.sweep").stdout
+    edit_params(project, sweep__n_trials=N_TRIALS)
+    assert f"{N_TRIALS} of {N_TRIALS + 1} trials known" in printed
+    after = load(project, "sweep/trials.json")
+    assert after["study"] == before["study"]
+    assert after["trials"][:N_TRIALS] == before["trials"]
+
+
 def test_second_sweep_is_refused_while_one_runs(project: Path, finished: str) -> None:
     assert finished
     holder = subprocess.Popen(
