@@ -95,8 +95,23 @@ class Tracker:
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise ValueError(f"tracking.uri: {self.uri}: {error}") from None
 
-    def open_run(self, key: str, name: str, tags: Mapping[str, str], parent: str = "") -> str:
-        """Return the id of the run with this key; create it, RUNNING, if there is none."""
+    def open_run(
+        self,
+        key: str,
+        name: str,
+        tags: Mapping[str, str],
+        parent: str = "",
+        seconds_ago: float = 0.0,
+    ) -> str:
+        """Return the id of the run with this key; create it, RUNNING, if there is none.
+
+        Args:
+            key: what tells this run from all others of the experiment.
+            name: for people.
+            tags: of a new run.
+            parent: id of the run that a new one is nested in.
+            seconds_ago: when a new run's work began.
+        """
         run_id = self.find_run(key)
         if run_id:
             self.client.set_terminated(run_id, "RUNNING")
@@ -104,6 +119,7 @@ class Tracker:
         nested = {"mlflow.parentRunId": parent} if parent else {}
         run = self.client.create_run(
             self.experiment_id,
+            start_time=int((time.time() - seconds_ago) * 1000),
             run_name=name,
             tags={KEY: key, "mlflow.source.name": "loqua", **tags, **nested},
         )
@@ -160,7 +176,8 @@ class Tracker:
     ) -> None:
         """Record a finished trial as a nested run."""
         key = f"{study}/{record.number}"
-        run_id = self.open_run(key, trial_name(record.settings, record.number), tags, parent)
+        name = trial_name(record.settings, record.number)
+        run_id = self.open_run(key, name, tags, parent, record.seconds)
         last = len(record.history)
         metrics = [
             (name, value, step)
