@@ -26,8 +26,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from pipeline.artifacts import write_atomic
-from pipeline.report import METHODS, Picture, Report, axis_order
+from pipeline.report import Picture, Report
 from pipeline.selection import TrialRecord, pareto_front
+from pipeline.summary import METHODS, axis_order
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",

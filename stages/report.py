@@ -9,6 +9,7 @@ from rich.table import Table
 from pipeline import artifacts
 from pipeline.errors import run_stage
 from pipeline.figures import save_figures
+from pipeline.findings import with_spread
 from pipeline.params import Params, load_params
 from pipeline.report import (
     Protocol,
@@ -18,7 +19,6 @@ from pipeline.report import (
     render,
     task_points,
     trial_points,
-    with_spread,
 )
 from pipeline.tracking import Tracker
 

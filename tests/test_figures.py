@@ -21,8 +21,9 @@ from pipeline.figures import (
     sweep_figure,
 )
 from pipeline.metrics import harmonic_mean
-from pipeline.report import METHODS, Protocol, Report, build_report
+from pipeline.report import Protocol, Report, build_report
 from pipeline.selection import TrialRecord, choose_winners, pareto_front
+from pipeline.summary import METHODS
 
 ROLES = {"champion", "compact", "coop"}
 

@@ -5,28 +5,20 @@ from typing import Any
 import pytest
 
 from pipeline.evaluate import ZERO_SHOT, TestRow
+from pipeline.findings import best_on_test, describe, points, times, with_spread
 from pipeline.metrics import harmonic_mean
 from pipeline.report import (
-    METHODS,
     Picture,
     Protocol,
     Report,
-    Stat,
-    axis_table,
-    best_on_test,
     build_report,
-    check_rows,
-    describe,
     metrics,
-    points,
     render,
-    summarize_methods,
     task_points,
-    times,
     trial_points,
-    with_spread,
 )
 from pipeline.selection import TrialRecord
+from pipeline.summary import METHODS, Stat, axis_table, check_rows, summarize_methods
 
 PROTOCOL = Protocol(["noto", "twemoji"], ["emojione"], ["food", "play"], 16, 16, 2, 0.01)
 SETTINGS = [("full", 16, 0.1), ("full", 2, 0.1), (1, 16, 0.01), (1, 2, 0.3), (2, 2, 0.02)]
