@@ -1,5 +1,6 @@
 """The shipped files agree with each other."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_dependencies_and_parameters_exist(stage: str) -> None:
 def test_pretraining_is_frozen() -> None:
     assert STAGES["pretrain"]["frozen"] is True
     assert all(out[next(iter(out))]["cache"] is False for out in STAGES["pretrain"]["outs"])
+
+
+def test_committed_backbone_is_the_locked_one() -> None:
+    locked = YAML(typ="safe").load((ROOT / "dvc.lock").read_text())["stages"]["pretrain"]
+    for out in locked["outs"]:
+        assert hashlib.md5((ROOT / out["path"]).read_bytes()).hexdigest() == out["md5"]
 
 
 def test_a_mistake_is_one_line_and_a_defect_keeps_its_traceback(
