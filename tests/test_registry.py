@@ -502,7 +502,6 @@ def test_the_client_predicts_by_alias(world: World, tmp_path: Path) -> None:
     assert answer.loc[str(path)].to_dict() == expected.iloc[0].to_dict()
 
 
-@pytest.mark.slow
 def test_over_http(world: World, tmp_path: Path) -> None:
     """`mlflow models serve`: the same answers, and 400 for every mistake."""
     with socket.socket() as probe:
@@ -547,7 +546,11 @@ def test_over_http(world: World, tmp_path: Path) -> None:
         done = call(records, task="tools")
         expected = world.load().predict(frame([path.read_bytes()]), params={"task": "tools"})
         assert done.status_code == 200
-        assert done.json()["predictions"] == expected.to_dict(orient="records")
+        [answer], [wanted] = done.json()["predictions"], expected.to_dict(orient="records")
+        assert answer["top_classes"] == wanted["top_classes"]
+        assert answer["class_name"] == wanted["class_name"]
+        for key in ("probability", "top_probabilities"):  # threads change the last digits
+            assert answer[key] == pytest.approx(wanted[key], rel=1e-4)
         assert call(records, classes=["zebra", "ox"]).json()["predictions"][0]["class_name"] in (
             "zebra",
             "ox",
