@@ -46,6 +46,10 @@ class BackboneConfig(Config):
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
 
+    def on_cpu(self) -> BackboneConfig:
+        """Return the same model on the CPU: for drivers, whose workers choose their own device."""
+        return self.model_copy(update={"device": "cpu"})
+
 
 @dataclass(frozen=True)
 class Backbone:

@@ -67,12 +67,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What all refits share."""
+    """What all refits share; `device` is the workers'."""
 
     text: TextSide
     tasks: dict[str, TaskFeatures]
     shots: int
     seeds: Sequence[int]
+    device: str = "cpu"
 
 
 def held_out_domains(features: TaskFeatures) -> list[str]:
@@ -82,6 +83,7 @@ def held_out_domains(features: TaskFeatures) -> list[str]:
 
 def refit(job: EvaluationJob, fit: Fit) -> tuple[list[TestRow], list[StoredPrompt]]:
     """Train one winner on all base classes of a task, every seed, and test the stored prompts."""
+    job.text.tower.to(job.device)
     features = job.tasks[fit.task]
     base, _ = split_base_new(range(len(features.class_names)))
     start = time.perf_counter()

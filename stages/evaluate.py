@@ -23,14 +23,15 @@ def load_job(params: Params, backbone: Backbone) -> EvaluationJob:
     tasks = {t: artifacts.load_features(artifacts.features_path(t)) for t in params.tasks}
     names = [name for features in tasks.values() for name in features.class_names]
     text = backbone.text_side(params.prompt.init, names)
-    return EvaluationJob(text, tasks, params.sweep.shots, params.evaluate.seeds)
+    device = "cuda" if params.sweep.gpus_per_trial else "cpu"
+    return EvaluationJob(text, tasks, params.sweep.shots, params.evaluate.seeds, device)
 
 
 def main() -> None:
     """Run the stage."""
     params = load_params()
     tracker = Tracker(params.tracking, artifacts.STATE)
-    backbone = load_backbone(params.backbone)
+    backbone = load_backbone(params.backbone.on_cpu())
     job = load_job(params, backbone)
     chosen = artifacts.load_json(artifacts.WINNERS)
     winners = {role: TrialRecord(**record) for role, record in chosen["winners"].items()}

@@ -52,7 +52,7 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
         ValueError: if a cache file is damaged or stale, or a class name is too long.
     """
     tasks = [artifacts.load_features(artifacts.features_path(task)) for task in params.sweep.tasks]
-    backbone = load_backbone(params.backbone)
+    backbone = load_backbone(params.backbone.on_cpu())
     for task in tasks:
         if task.fingerprint != backbone.fingerprint:
             raise ValueError(

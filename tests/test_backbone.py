@@ -120,3 +120,9 @@ def test_crops_have_the_models_size_and_follow_the_seed(backbone: Backbone, flip
     assert crops[0].shape == (3, 32, 32)
     assert torch.equal(crops[0], crops[1])
     assert not torch.equal(crops[0], crops[2])
+
+
+def test_drivers_load_on_the_cpu_whatever_the_workers_use(clip_folder: Path) -> None:
+    config = BackboneConfig(name=str(clip_folder), pretrained=None, device="cuda")
+    assert config.on_cpu().torch_device() == torch.device("cpu")
+    assert load_backbone(config.on_cpu()).device == torch.device("cpu")

@@ -129,7 +129,7 @@ def test_whole_pipeline(project: Path, finished: str) -> None:
     assert {"zero_shot", "coop", "compact", "champion"} == methods
     assert all(0 <= row["base"] <= 1 and 0 <= row["new"] <= 1 for row in rows)
     assert all(row["held_out_base"] is not None for row in rows)
-    assert "frozen" not in run(project, "git", "status", "--porcelain", "artifacts").stdout
+    assert run(project, "git", "status", "--porcelain", "artifacts").stdout == ""
     for name in ("report.md", "report.html", "metrics.json"):
         assert (project / "artifacts/report" / name).stat().st_size > 0
 
