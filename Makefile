@@ -32,7 +32,7 @@ format: $(READY) ## put the code into shape
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-pretrain: $(READY) ## rebuild the embedded backbone from its drawings (about an hour)
+pretrain: $(READY) ## rebuild the embedded backbone from its drawings (about 40 minutes)
 	$(RUN) dvc unfreeze pretrain
 	$(RUN) dvc repro --single-item --force pretrain; status=$$?; $(RUN) dvc freeze pretrain; exit $$status
 

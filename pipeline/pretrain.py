@@ -232,6 +232,7 @@ def fit_clip(
     row_of[used_V] = torch.arange(len(used_V))
     full_table = model.token_embedding
     table_VD = full_table.weight[used_V]
+    # torch leaves from_pretrained, and backward below, without types
     model.token_embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
         table_VD, freeze=False
     )

@@ -86,7 +86,7 @@ class SweepJob:
     sweep: SweepConfig
 
 
-class TrialActor(tune.Trainable):  # type: ignore[misc]
+class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
     """A Ray worker that runs one trial after the other; an iteration is an epoch."""
 
     def setup(self, config: dict[str, Any], job: SweepJob) -> None:
@@ -136,7 +136,7 @@ class Unpickled:
         return {}
 
 
-class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]
+class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]  # Ray is untyped
     """Lets Ray Tune ask a study for configurations; results are told by `StudyCallback`."""
 
     def __init__(self, search: Search, infeasible: Callable[[Settings], str | None]) -> None:
@@ -144,7 +144,7 @@ class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]
         super().__init__(metric="score", mode="max")
         self.search, self.infeasible = search, infeasible
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002 (Ray's)
         """Return the next trial's number and settings."""
         asked = self.search.ask(self.infeasible)
         if asked is None:
@@ -163,7 +163,7 @@ class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]
         """Do nothing: the study is on disk."""
 
 
-class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]
+class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is untyped
     """Tells the study and the listener of every trial that ended."""
 
     def __init__(
@@ -178,9 +178,9 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]
     def on_trial_complete(
         self,
         iteration: int,  # noqa: ARG002 (Ray's interface)
-        trials: list[RayTrial],  # noqa: ARG002
+        trials: list[RayTrial],  # noqa: ARG002 (as above)
         trial: RayTrial,
-        **info: Any,  # noqa: ARG002
+        **info: Any,  # noqa: ARG002 (as above)
     ) -> None:
         """Keep the record, then tell the listener."""
         record = TrialRecord(**trial.last_result["record"])
@@ -190,9 +190,9 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]
     def on_trial_error(
         self,
         iteration: int,  # noqa: ARG002 (Ray's interface)
-        trials: list[RayTrial],  # noqa: ARG002
+        trials: list[RayTrial],  # noqa: ARG002 (as above)
         trial: RayTrial,
-        **info: Any,  # noqa: ARG002
+        **info: Any,  # noqa: ARG002 (as above)
     ) -> None:
         """Keep the error's text."""
         file = trial.error_file  # the text of every failure of the trial
