@@ -16,9 +16,10 @@ from pipeline.errors import report_all
 from pipeline.features import TaskFeatures
 from pipeline.few_shot import draw_shots
 from pipeline.metrics import accuracy
+from pipeline.packing import PackedNames
 from pipeline.prompts import Prompt, PromptConfig, init_tokens, merge
 from pipeline.stored_prompt import StoredPrompt
-from pipeline.text_tower import PackedNames, TextTower
+from pipeline.text_tower import TextTower
 from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet
 
 

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from pipeline.config import Config
 from pipeline.metrics import logits
+from pipeline.packing import PackedNames
 from pipeline.prompts import Prompt
-from pipeline.text_tower import PackedNames, TextTower
+from pipeline.text_tower import TextTower
 
 
 class TrainConfig(Config):

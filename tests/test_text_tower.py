@@ -9,7 +9,8 @@ from conftest import clip_config
 from reference import encode_context
 from torch import Tensor
 
-from pipeline.text_tower import TextTower, choose_path, fill_rows
+from pipeline.packing import fill_rows
+from pipeline.text_tower import TextTower, choose_path
 
 RELATIVE = 1e-5  # float32 through two layers
 NAMES = [[320], [5, 6, 7], [10, 11], [320], [400, 401, 402, 403, 404, 405], [9]]
