@@ -10,7 +10,8 @@ from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.errors import run_stage
 from pipeline.params import load_params
-from pipeline.registry import ROLES, Registered, Release, register
+from pipeline.registry import Registered, register
+from pipeline.release import ROLES, Release
 from pipeline.tracking import Tracker
 
 console = Console(highlight=False)

@@ -35,7 +35,8 @@ from pipeline.few_shot import split_base_new
 from pipeline.manifest import Manifest
 from pipeline.metrics import harmonic_mean, logits
 from pipeline.prompts import Prompt, PromptConfig
-from pipeline.registry import ROLES, Registered, Release, register
+from pipeline.registry import Registered, register
+from pipeline.release import ROLES, Release
 from pipeline.run import measure_prompts
 from pipeline.served_model import decode_image
 from pipeline.stored_prompt import StoredPrompt, load_prompt, save_prompt
