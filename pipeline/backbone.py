@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from pipeline.config import Config
 from pipeline.features import FeaturesConfig
 from pipeline.run import TextSide
-from pipeline.text_tower import TextTower
+from pipeline.text_tower import BUDGET_BYTES, Frame, TextTower
 
 Transform = Callable[[Image.Image], Tensor]
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
@@ -39,6 +39,8 @@ class BackboneConfig(Config):
     """Weights of a named model, for instance `openai`; null for a hub name or a folder."""
     device: str = "auto"
     """`auto` is the first GPU, or the CPU."""
+    text_budget_gb: float = Field(default=BUDGET_BYTES / 2**30, gt=0)
+    """What a pass of the text tower may keep for the way back; beyond it, chunks of classes."""
 
     def torch_device(self) -> torch.device:
         """Return the device to compute on."""
@@ -83,18 +85,23 @@ class Backbone:
         tokens_KL = self.tokenizer(captions).to(self.device)
         return F.normalize(self.model.encode_text(tokens_KL).float(), dim=-1)
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the token ids of a text, without SOS and EOS."""
-        return [int(token) for token in self.tokenizer.encode(text)]
-
     def text_side(self, init: str, class_names: Iterable[str]) -> TextSide:
-        """Return what fits need: names are tokenized as `name .`, underscores as spaces."""
-        return TextSide(
-            tower=self.text,
-            logit_scale=self.logit_scale,
-            init_words=self.tokenize(init),
-            name_tokens={n: self.tokenize(n.replace("_", " ") + ".") for n in class_names},
-        )
+        """Return what fits need: names are tokenized as `name .`, underscores as spaces.
+
+        Raises:
+            ValueError: if the tokenizer does not keep a name apart from the words before it.
+        """
+        words = tokenize(self.tokenizer, init)
+        name_tokens = {}
+        for name in class_names:
+            caption = tokenize(self.tokenizer, f"{init} {name.replace('_', ' ')}.")
+            if caption[: len(words)] != words:
+                raise ValueError(
+                    f"class name {name!r}: the tokenizer joins it with the last of {init!r}; "
+                    "allowed: names that begin with a word of their own"
+                )
+            name_tokens[name] = caption[len(words) :]
+        return TextSide(self.text, self.logit_scale, words, name_tokens)
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
@@ -126,29 +133,46 @@ def load_backbone(config: BackboneConfig) -> Backbone:
             f"backbone.name: {config.name} (pretrained: {config.pretrained}) cannot be loaded: "
             f"{error}; allowed: an open_clip model with its weights, hf-hub:..., or a folder"
         ) from None
-    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
-        raise ValueError(
-            f"backbone.name: {config.name}: its tokenizer is a {type(tokenizer).__name__}; "
-            "allowed: models with CLIP's own tokenizer"
-        )
     model.eval().requires_grad_(False)
-    return wrap_model(model, tokenizer, device)
+    return wrap_model(model, tokenizer, device, int(config.text_budget_gb * 2**30))
 
 
-def wrap_model(model: Any, tokenizer: Any, device: torch.device) -> Backbone:
+def wrap_model(
+    model: Any, tokenizer: Any, device: torch.device, budget_bytes: int = BUDGET_BYTES
+) -> Backbone:
     """Gather what the pipeline needs of an open_clip model."""
     preprocess = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
     )
+    text = getattr(model, "text", model)
     return Backbone(
         model=model,
         transform=preprocess,
-        text=TextTower(getattr(model, "text", model)).to(device),
+        text=TextTower(text, caption_frame(tokenizer), budget_bytes).to(device),
         tokenizer=tokenizer,
         logit_scale=float(model.logit_scale.exp()),
         fingerprint=fingerprint(model),
         device=device,
     )
+
+
+def tokenize(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a text, without what the tokenizer puts around it."""
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        return [int(token) for token in tokenizer.encode(text)]
+    plain = tokenizer.tokenizer.encode(tokenizer.clean_fn(text), add_special_tokens=False)
+    return [int(token) for token in plain]
+
+
+def caption_frame(tokenizer: Any) -> Frame:
+    """Return what a tokenizer puts around a caption, read off one."""
+    caption = "a photo"
+    own, row = tokenize(tokenizer, caption), tokenizer([caption])[0].tolist()
+    start = next(i for i in range(len(row)) if row[i : i + len(own)] == own)
+    rest, pad = row[start + len(own) :], row[-1]
+    while rest and rest[-1] == pad:
+        rest.pop()
+    return Frame(tuple(row[:start]), tuple(rest), pad)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -15,7 +15,7 @@ from pipeline.features import TaskFeatures
 from pipeline.few_shot import split_base_new
 from pipeline.metrics import accuracy, harmonic_mean
 from pipeline.prompts import PromptConfig
-from pipeline.run import TaskRun, TextSide, measure_prompts
+from pipeline.run import Point, TaskRun, TextSide, measure_prompts
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.train import TrainConfig
 
@@ -87,9 +87,10 @@ def refit(job: EvaluationJob, fit: Fit) -> tuple[list[TestRow], list[StoredPromp
     features = job.tasks[fit.task]
     base, _ = split_base_new(range(len(features.class_names)))
     start = time.perf_counter()
-    run = TaskRun(job.text, features, fit.prompt, fit.train, base, job.shots, job.seeds)
-    for _ in range(fit.train.epochs):
-        run.fit.run_epoch()
+    points = [Point(fit.prompt, fit.train.lr, seed) for seed in job.seeds]
+    run = TaskRun(job.text, features, points, fit.train, base, job.shots)
+    for _ in range(fit.train.rounds):
+        run.fit.run_round()
     seconds = (time.perf_counter() - start) / len(job.seeds)
     prompts = run.stored()
     n_parameters = sum(p.numel() for p in run.replicas[0].prompt.parameters())

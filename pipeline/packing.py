@@ -1,13 +1,16 @@
-"""Names packed several to a row, so that hardly a position of the text tower is padding.
+"""What follows a context, for all classes, laid out for the text tower.
 
-Shapes: K classes, M context tokens, P = 1 + M prefix positions, R rows of W packed positions,
-L positions of the longest name with its full stop and EOS, D text width.
+Shapes: K classes, M context tokens, P prefix positions (start tokens and context), R rows of W
+packed positions, L positions of the longest name with what closes it, X = P + L or P + W
+positions in all, D text width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 ROW_WIDTH = 64
@@ -16,27 +19,119 @@ attention which the mask throws away stays small beside the matrix products."""
 
 
 @dataclass(frozen=True)
-class PackedNames:
-    """The names of K classes, ready to follow a context of M tokens.
+class Tail:
+    """What follows the context in one class's sequence: its name and what closes it.
 
     Attributes:
-        embeddings_RWD: word plus position embeddings, several names to a row; the rest is zero.
+        embedding_LD: word plus position embeddings.
+        seen_L: whether later positions may attend to it; the tower's mask decides.
+        pooled: the position of the whole sequence that becomes the class embedding.
+    """
+
+    embedding_LD: Tensor
+    seen_L: list[bool]
+    pooled: int
+
+
+@dataclass(frozen=True)
+class PackedNames:
+    """Names packed several to a row, so that hardly a position is padding.
+
+    Classes stand in the order of their rows; `order_K` puts them back.
+
+    Attributes:
+        embeddings_RWD: tails, several to a row; the rest is zero.
         mask_RWX: what each position may attend to among the prefix and its row, X = P + W.
-        token_KL: flat index `row * W + column` of each class's tokens; EOS repeats at the end.
-        length_K: tokens of each class, full stop and EOS included.
+        token_KL: flat index `row * W + column` of each class's tokens; the last one repeats.
+        seen_KX: what the last token of each class may attend to, X = P + L.
+        order_K: the place of each class, as the caller named them, among the rows' classes.
+        first_R: index of each row's first class, and K at the end.
         n_ctx: M, for which the positions were added.
+        first_qkv: `[R, W, 3 D]`, what the first block makes of them in every pass.
     """
 
     embeddings_RWD: Tensor
     mask_RWX: Tensor
     token_KL: Tensor
-    length_K: Tensor
+    seen_KX: Tensor
+    order_K: Tensor
+    first_R: tuple[int, ...]
+    n_ctx: int
+    first_qkv: Tensor | None = None
+
+    @property
+    def last_K(self) -> Tensor:
+        """The flat index of the token of each class that becomes its embedding."""
+        return self.token_KL[:, -1]
+
+    @property
+    def n_parts(self) -> int:
+        """Into how many parts the names can be cut: rows."""
+        return len(self.embeddings_RWD)
+
+    @property
+    def n_positions(self) -> int:
+        """Positions that the tower computes for them."""
+        return self.embeddings_RWD.shape[0] * self.embeddings_RWD.shape[1]
+
+    def part(self, start: int, stop: int) -> PackedNames:
+        """Return the names of some rows, in the order of the rows."""
+        first, last = self.first_R[start], self.first_R[min(stop, self.n_parts)]
+        return replace(
+            self,
+            embeddings_RWD=self.embeddings_RWD[start:stop],
+            mask_RWX=self.mask_RWX[start:stop],
+            first_qkv=None if self.first_qkv is None else self.first_qkv[start:stop],
+            token_KL=self.token_KL[first:last] - start * self.embeddings_RWD.shape[1],
+            seen_KX=self.seen_KX[first:last],
+            order_K=torch.arange(last - first, device=self.order_K.device),
+            first_R=tuple(index - first for index in self.first_R[start : stop + 1]),
+        )
+
+
+@dataclass(frozen=True)
+class PaddedNames:
+    """Every class on its own, all of equal length, for towers that cannot share a prefix.
+
+    Attributes:
+        embeddings_KLD: tails, padded.
+        mask: additive, `[X, X]` for all classes or `[K, X, X]`; None if there is none.
+        pooled_K: the position that becomes the class embedding, among all X.
+        n_ctx: M, for which the positions were added.
+    """
+
+    embeddings_KLD: Tensor
+    mask: Tensor | None
+    pooled_K: Tensor
     n_ctx: int
 
     @property
-    def eos_K(self) -> Tensor:
-        """The flat index of each class's EOS."""
-        return self.token_KL[:, -1]
+    def order_K(self) -> Tensor:
+        """The place of each class: they stand as the caller named them."""
+        return torch.arange(len(self.pooled_K), device=self.pooled_K.device)
+
+    @property
+    def n_parts(self) -> int:
+        """Into how many parts the names can be cut: classes."""
+        return len(self.embeddings_KLD)
+
+    @property
+    def n_positions(self) -> int:
+        """Positions that the tower computes for them."""
+        return self.embeddings_KLD.shape[0] * self.embeddings_KLD.shape[1]
+
+    def part(self, start: int, stop: int) -> PaddedNames:
+        """Return some of the classes."""
+        own = self.mask is not None and self.mask.ndim == 3
+        return replace(
+            self,
+            embeddings_KLD=self.embeddings_KLD[start:stop],
+            mask=self.mask[start:stop] if own and self.mask is not None else self.mask,
+            pooled_K=self.pooled_K[start:stop],
+        )
+
+
+Names = PackedNames | PaddedNames
 
 
 def fill_rows(lengths: list[int], width: int) -> list[list[int]]:
@@ -64,3 +159,42 @@ def pack_rows(lengths: list[int]) -> tuple[list[list[int]], int]:
     while len(rows := fill_rows(lengths, width)) > n_rows:
         width += 1
     return rows, width
+
+
+def pack_tails(tails: list[Tail], n_prefix: int, n_ctx: int) -> PackedNames:
+    """Lay tails out in rows. The last token of each must be the pooled one."""
+    rows, width = pack_rows([len(tail.seen_L) for tail in tails])
+    longest, device = max(len(tail.seen_L) for tail in tails), tails[0].embedding_LD.device
+    embeddings_RWD = torch.zeros(len(rows), width, tails[0].embedding_LD.shape[1])
+    owner_RW = torch.full((len(rows), width), -1)
+    seen_RW = torch.ones(len(rows), width, dtype=torch.bool)
+    token_KL = torch.zeros(len(tails), longest, dtype=torch.long)
+    seen_KX = torch.zeros(len(tails), n_prefix + longest, dtype=torch.bool)
+    seen_KX[:, :n_prefix] = True
+    order_K = torch.zeros(len(tails), dtype=torch.long)
+    place = 0
+    for row, members in enumerate(rows):
+        start = 0
+        for index in members:
+            tail = tails[index]
+            stop = start + len(tail.seen_L)
+            embeddings_RWD[row, start:stop] = tail.embedding_LD.cpu()
+            owner_RW[row, start:stop] = index
+            seen_RW[row, start:stop] = torch.tensor(tail.seen_L)
+            columns_L = (torch.arange(longest) + start).clamp(max=stop - 1)
+            token_KL[place] = row * width + columns_L
+            seen_KX[place, n_prefix : n_prefix + len(tail.seen_L)] = torch.tensor(tail.seen_L)
+            order_K[index] = place
+            place += 1
+            start = stop
+    same_RWW = (owner_RW[:, :, None] == owner_RW[:, None, :]) & seen_RW[:, None, :]
+    prefix_RWP = torch.ones(len(rows), width, n_prefix, dtype=torch.bool)
+    return PackedNames(
+        embeddings_RWD=embeddings_RWD.to(device),
+        mask_RWX=torch.cat([prefix_RWP, same_RWW.tril()], dim=-1).to(device),
+        token_KL=token_KL.to(device),
+        seen_KX=seen_KX.to(device),
+        order_K=order_K.to(device),
+        first_R=(0, *accumulate(len(members) for members in rows)),
+        n_ctx=n_ctx,
+    )

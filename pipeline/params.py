@@ -88,6 +88,8 @@ def load_params(path: Path = PARAMS) -> Params:
 def describe(problem: Any) -> str:
     """Turn one of pydantic's problems into `place: found ..., allowed ...`."""
     place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # a check of several keys together
+        return f"{place}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
     if problem["type"] == "extra_forbidden":
         return f"{place}: unknown key"
     if problem["type"] == "missing":
@@ -101,16 +103,19 @@ def apply_settings(params: Params, settings: dict[str, Any]) -> tuple[PromptConf
     Raises:
         ValueError: if a name is unknown or a value is not allowed.
     """
-    sections: dict[str, dict[str, Any]] = {
+    sections: dict[str, Any] = {
         "prompt": params.prompt.model_dump(),
         "train": params.train.model_dump(),
     }
+    allowed = flatten(sections)
     for name, value in settings.items():
-        section, _, key = name.partition(".")
-        if key not in sections.get(section, {}):
-            allowed = sorted(f"{s}.{k}" for s, keys in sections.items() for k in keys)
-            raise ValueError(f"{name}: unknown key; allowed are {allowed}")
-        sections[section][key] = value
+        if name not in allowed:
+            raise ValueError(f"{name}: unknown key; allowed are {sorted(allowed)}")
+        *path, key = name.split(".")
+        section = sections
+        for part in path:
+            section = section[part]
+        section[key] = value
     try:
         return PromptConfig(**sections["prompt"]), TrainConfig(**sections["train"])
     except ValidationError as error:

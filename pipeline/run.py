@@ -1,4 +1,4 @@
-"""One configuration on one task: fit all its seeds, then measure them.
+"""Configurations on one task: fit all of them and their seeds in one pass, then measure.
 
 Shapes: S seeds, K classes, M context tokens, N images, E joint embedding width.
 """
@@ -16,7 +16,7 @@ from pipeline.errors import report_all
 from pipeline.features import TaskFeatures
 from pipeline.few_shot import draw_shots
 from pipeline.metrics import accuracy
-from pipeline.packing import PackedNames
+from pipeline.packing import Names
 from pipeline.prompts import Prompt, PromptConfig, init_tokens, merge
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.text_tower import TextTower
@@ -43,7 +43,7 @@ class TextSide:
         """Return the embeddings that start a context of M tokens."""
         return self.tower.embed(init_tokens(self.init_words, n_ctx))
 
-    def pack(self, class_names: Sequence[str], n_ctx: int) -> PackedNames:
+    def pack(self, class_names: Sequence[str], n_ctx: int) -> Names:
         """Pack class names behind a context of M tokens."""
         return self.tower.pack([self.name_tokens[name] for name in class_names], n_ctx)
 
@@ -53,7 +53,7 @@ class TextSide:
         Raises:
             ValueError: naming every such class.
         """
-        room = self.tower.context_length - 2 - n_ctx
+        room = self.tower.room(n_ctx)
         problems = [
             f"{name!r}: {len(tokens)} tokens, allowed are {room}"
             for name, tokens in self.name_tokens.items()
@@ -66,7 +66,7 @@ class TextSide:
         )
 
     @torch.no_grad()
-    def class_embeddings(self, prompts: Sequence[StoredPrompt], names: PackedNames) -> Tensor:
+    def class_embeddings(self, prompts: Sequence[StoredPrompt], names: Names) -> Tensor:
         """Return the class embeddings `[S, K, E]` of stored prompts."""
         init_MD = self.init_MD(names.n_ctx)
         context_SMD = torch.stack(
@@ -79,45 +79,66 @@ class TextSide:
         return embeddings
 
 
+@dataclass(frozen=True)
+class Point:
+    """One prompt to fit: where it stands in the family, its peak learning rate, its seed."""
+
+    prompt: PromptConfig
+    lr: float
+    seed: int
+
+
 class TaskRun:
-    """The fit of one configuration on the training shots of some classes of a task."""
+    """The fit of some points, of equal n_ctx, on the training shots of some classes of a task."""
 
     def __init__(
         self,
         text: TextSide,
         features: TaskFeatures,
-        prompt: PromptConfig,
+        points: Sequence[Point],
         train: TrainConfig,
         classes: Sequence[int],
         shots: int,
-        seeds: Sequence[int],
     ) -> None:
-        """Deal the shots of every seed and build its prompt; nothing is trained yet."""
-        self.text, self.features, self.prompt = text, features, prompt
+        """Deal every point's shots and build its prompt; nothing is trained yet.
+
+        Raises:
+            ValueError: if the points differ in n_ctx.
+        """
+        found = sorted({point.prompt.n_ctx for point in points})
+        if len(found) != 1:
+            raise ValueError(
+                f"n_ctx: found {found}; allowed: one value for all that train together"
+            )
+        self.text, self.features, self.n_ctx = text, features, found[0]
         device = text.tower.positional_embedding.device
         views_NVE, label_N = features.training_views(classes)
-        drawn = [draw_images(features, classes, shots, seed) for seed in seeds]
-        init_MD = text.init_MD(prompt.n_ctx)
-        self.replicas = [Replica(Prompt(prompt, init_MD, seed), train.lr, seed) for seed in seeds]
+        drawn = [draw_images(features, classes, shots, point.seed) for point in points]
+        init_MD = text.init_MD(self.n_ctx)
+        self.replicas = [
+            Replica(Prompt(point.prompt, init_MD, point.seed), point.lr, point.seed)
+            for point in points
+        ]
         data = TrainingSet(
             views_XVE=views_NVE.to(device),
             label_X=label_N.to(device),
             index_SN=torch.tensor(drawn),
             names=self._pack(classes),
             logit_scale=text.logit_scale,
+            shots=shots,
         )
         self.fit = PromptFit(text.tower, data, self.replicas, train)
 
-    def _pack(self, classes: Sequence[int]) -> PackedNames:
+    def _pack(self, classes: Sequence[int]) -> Names:
         names = [self.features.class_names[label] for label in classes]
-        return self.text.pack(names, self.prompt.n_ctx)
+        return self.text.pack(names, self.n_ctx)
 
     def stored(self) -> list[StoredPrompt]:
-        """Return the prompts of all seeds as they would be stored now."""
+        """Return the prompts of all points as they would be stored now."""
         return [replica.prompt.store() for replica in self.replicas]
 
     def measure(self, split: str, classes: Sequence[int], domains: Sequence[str]) -> list[float]:
-        """Return each seed's accuracy on the images of some classes, told apart from each other.
+        """Return each point's accuracy on the images of some classes, told apart from each other.
 
         The stored form of the prompt is measured, since it is the one that is kept.
         """

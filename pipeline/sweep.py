@@ -87,7 +87,7 @@ class SweepJob:
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
-    """A Ray worker that runs one trial after the other; an iteration is an epoch."""
+    """A Ray worker that runs one trial after the other; an iteration is a round."""
 
     def setup(self, config: dict[str, Any], job: SweepJob) -> None:
         """Keep the shared job and begin the first trial."""
@@ -106,8 +106,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; the last result carries the trial's record."""
-        result: dict[str, Any] = {**self.trial.run_epoch(), "done": self.trial.done}
+        """Train one round; the last result carries the trial's record."""
+        result: dict[str, Any] = {**self.trial.run_round(), "done": self.trial.done}
         if self.trial.done:
             result["record"] = asdict(self.record())
         return result

@@ -7,70 +7,107 @@ padding, and a mask keeps them apart. In the last layer only the position that b
 class embedding is computed. All three are identities of a causal transformer, not
 approximations.
 
-Shapes: S replicas, K classes, M context tokens, P = 1 + M prefix positions, R rows of W packed
-positions, L positions of the longest name with its full stop and EOS, H heads, D text width,
-E joint embedding width.
+Shapes: S replicas, K classes, M context tokens, P prefix positions (start tokens and context),
+L positions of what follows them, X = P + L, D text width, E joint embedding width.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from pipeline.packing import PackedNames, pack_rows
+from pipeline.packing import Names, PackedNames, PaddedNames, Tail, pack_tails
+from pipeline.shared_path import SharedPath
 
 log = logging.getLogger(__name__)
 
-Path = Literal["shared", "full"]
+Path = Literal["shared", "truncated", "full"]
+PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final")
+BUDGET_BYTES = 2 * 2**30
+"""What a pass may keep for the way back, unless told otherwise."""
+KEPT_PACKS = 32
+"""Packed sets of names that a tower keeps."""
+FLOATS_PER_POSITION = 24
+"""Floats, in text widths, that a layer keeps of a position for the way back (tested)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a tokenizer puts around a caption.
+
+    Attributes:
+        sos: token ids in front.
+        eos: token ids behind.
+        pad: the id that fills the rest.
+    """
+
+    sos: tuple[int, ...]
+    eos: tuple[int, ...]
+    pad: int
 
 
 class TextTower(nn.Module):
     """A frozen open_clip text tower that encodes `SOS [context] name . EOS` for all classes.
 
-    The path is decided by inspecting the tower: `shared` for causal towers that pool at EOS,
-    `full` (every class on its own, all positions) for the others.
+    The path is decided by inspecting the tower: `shared` for causal towers that pool at the end
+    of the caption; `truncated` (every class on its own, to the longest name) for those whose
+    blocks are not the usual ones; `full` (all positions) for towers that look to the right.
     """
 
     attn_mask: Tensor | None
+    positional_embedding: Tensor
+    start_OD: Tensor
 
-    def __init__(self, text: Any) -> None:
+    def __init__(self, text: Any, frame: Frame, budget_bytes: int = BUDGET_BYTES) -> None:
         """Wrap an open_clip `CLIP` or `TextTransformer`; its weights are shared and frozen.
+
+        Args:
+            text: the text tower, or the model that contains its parts.
+            frame: what the tower's tokenizer puts around a caption.
+            budget_bytes: how much may be kept for the way back; a pass over more classes or
+                replicas than fit runs in chunks and computes them once more on the way back.
 
         Raises:
             ValueError: if the tower has no token table or transformer of its own to run on
-                embeddings (Hugging Face text encoders), appends a class token (CoCa), or
-                masks its padding.
+                embeddings (Hugging Face text encoders).
         """
         super().__init__()
-        missing = [
-            part
-            for part in ("token_embedding", "positional_embedding", "transformer", "ln_final")
-            if not hasattr(text, part)
-        ]
-        reasons = [f"no {part}" for part in missing]
-        if getattr(text, "cls_emb", None) is not None:
-            reasons.append("it appends a class token")
-        if getattr(text, "use_pad_mask", False):
-            reasons.append("its mask depends on the padding")
-        if reasons:
+        missing = [part for part in PARTS if not hasattr(text, part)]
+        if missing:
             raise ValueError(
-                f"text tower {type(text).__name__}: cannot take learned contexts "
-                f"({', '.join(reasons)}); allowed: open_clip's own text transformers"
+                f"text tower {type(text).__name__}: cannot take learned contexts (no "
+                f"{', '.join(missing)}); allowed: open_clip's own text transformers"
             )
+        self.frame, self.budget_bytes = frame, budget_bytes
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
+        self.cls_emb: nn.Parameter | None = getattr(text, "cls_emb", None)
+        self.correct_cls_mask = bool(getattr(text, "correct_cls_mask", False))
+        self.use_pad_mask = bool(getattr(text, "use_pad_mask", False))
         self.blocks: Any = text.transformer.resblocks
         self.ln_final = text.ln_final
         self.text_projection = text.text_projection
         self.pool = str(getattr(text, "text_pool_type", getattr(text, "pool_type", "argmax")))
+        self.eos_id = int(getattr(text, "text_eos_id", getattr(text, "eos_id", -1)))
         self.pad_id = int(getattr(text, "pad_id", 0))
         self.register_buffer("attn_mask", text.attn_mask, persistent=False)
-        self.path, reason = choose_path(self.attn_mask, self.pool, self.blocks)
+        if self.pool == "eos" and self.cls_emb is None and self.eos_id not in frame.eos:
+            raise ValueError(
+                f"text tower {type(text).__name__}: pools at token {self.eos_id}, but its "
+                f"tokenizer closes captions with {list(frame.eos)}; allowed: a matching pair"
+            )
+        self.path, reason = choose_path(self)
         log.info("text path: %s (%s)", self.path, reason)
+        start_OD = self.embed(list(frame.sos)) + self.positional_embedding[: len(frame.sos)].float()
+        self.register_buffer("start_OD", start_OD.detach(), persistent=False)
+        if self.path == "shared":
+            self.shared = SharedPath(self.blocks, self.start_OD)
+        self._packed: dict[Any, Names] = {}
         self.requires_grad_(False)
 
     @property
@@ -80,192 +117,213 @@ class TextTower(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """The number of positions, SOS and EOS included."""
-        return int(self.positional_embedding.shape[0])
+        """The number of positions, SOS and EOS included, an appended class token not."""
+        return int(self.positional_embedding.shape[0]) - (self.cls_emb is not None)
+
+    def room(self, n_ctx: int) -> int:
+        """Return how many tokens a name may have behind M context tokens."""
+        return self.context_length - len(self.frame.sos) - len(self.frame.eos) - n_ctx
 
     def embed(self, tokens: list[int]) -> Tensor:
         """Return the word embeddings of token ids, `[len(tokens), D]`."""
         device = self.positional_embedding.device
-        embeddings: Tensor = self.token_embedding(torch.tensor(tokens, device=device))
+        ids = torch.tensor(tokens, dtype=torch.long, device=device)
+        embeddings: Tensor = self.token_embedding(ids)
         return embeddings.float()
 
-    def pack(self, names: list[list[int]], n_ctx: int) -> PackedNames:
+    def pack(self, names: list[list[int]], n_ctx: int) -> Names:
         """Pack the token ids of K names (full stop included, SOS and EOS not) behind M tokens.
+
+        The last few results are kept: trials ask for the same names again and again.
 
         Raises:
             ValueError: if a name is empty or does not fit behind the context.
         """
-        eos = int(self.token_embedding.num_embeddings) - 1
-        room = self.context_length - 2 - n_ctx
+        key = (tuple(map(tuple, names)), n_ctx, self.positional_embedding.device)
+        if key not in self._packed:
+            if len(self._packed) >= KEPT_PACKS:
+                del self._packed[next(iter(self._packed))]
+            self._packed[key] = self._pack(names, n_ctx)
+        return self._packed[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave packed names behind: every process makes its own."""
+        return {**self.__dict__, "_packed": {}}
+
+    def _pack(self, names: list[list[int]], n_ctx: int) -> Names:
+        room = self.room(n_ctx)
         for index, name in enumerate(names):
             if not 0 < len(name) <= room:
                 raise ValueError(
                     f"class {index}: its name has {len(name)} tokens; allowed: 1 to {room} "
                     f"(context length {self.context_length}, n_ctx {n_ctx})"
                 )
-        lengths = [len(name) + 1 for name in names]
-        rows, width = pack_rows(lengths)
-        embeddings_RWD = torch.zeros(len(rows), width, self.width)
-        owner_RW = torch.full((len(rows), width), -1)
-        token_KL = torch.zeros(len(names), max(lengths), dtype=torch.long)
-        for row, members in enumerate(rows):
-            start = 0
-            for index in members:
-                stop = start + lengths[index]
-                position = self.positional_embedding[1 + n_ctx : 1 + n_ctx + lengths[index]]
-                name_LD = self.embed([*names[index], eos]) + position.float()
-                embeddings_RWD[row, start:stop] = name_LD.cpu()
-                owner_RW[row, start:stop] = index
-                token_KL[index] = row * width + torch.arange(max(lengths)).add(start).clamp(
-                    max=stop - 1
-                )
-                start = stop
-        same_RWW = owner_RW[:, :, None] == owner_RW[:, None, :]
-        prefix_RWP = torch.ones(len(rows), width, 1 + n_ctx, dtype=torch.bool)
-        device = self.positional_embedding.device
-        return PackedNames(
-            embeddings_RWD=embeddings_RWD.to(device),
-            mask_RWX=torch.cat([prefix_RWP, same_RWW.tril()], dim=-1).to(device),
-            token_KL=token_KL.to(device),
-            length_K=torch.tensor(lengths),
+        n_prefix = len(self.frame.sos) + n_ctx
+        if self.path == "shared":
+            packed = pack_tails([self._tail(name, n_ctx) for name in names], n_prefix, n_ctx)
+            return replace(packed, first_qkv=self.shared.first_qkv(packed.embeddings_RWD))
+        longest = max(len(name) for name in names) + len(self.frame.eos)
+        if self.path == "full":
+            longest = self.context_length - n_prefix
+        return self._pad(names, n_ctx, longest)
+
+    def _ids(self, name: list[int], n_ctx: int) -> list[int]:
+        """Return the whole sequence of token ids; what stands for the context is not padding."""
+        context = [(*self.frame.sos, *name)[0]] * n_ctx
+        ids = [*self.frame.sos, *context, *name, *self.frame.eos]
+        return ids + [self.frame.pad] * (self.context_length - len(ids))
+
+    def _seen(self, ids: list[int]) -> list[bool]:
+        """Return which positions others may attend to, an appended class token included.
+
+        The mask of open_clip's CoCa hides padding; unless `correct_cls_mask`, it stands one
+        position off, so that the first padding is seen, and the class token not even by itself.
+        """
+        if self.cls_emb is None and not self.use_pad_mask:
+            return [True] * len(ids)
+        own = [token != self.pad_id for token in ids]
+        if self.cls_emb is None:
+            return own
+        return [*own, True] if self.correct_cls_mask else [True, *own]
+
+    def _pooled(self, ids: list[int]) -> int:
+        """Return the position that becomes the class embedding (open_clip's rules)."""
+        if self.cls_emb is not None:
+            return len(ids)
+        rules = {"first": 0, "last": len(ids) - 1}
+        if self.pool in rules:
+            return rules[self.pool]
+        return ids.index(self.eos_id if self.pool == "eos" else max(ids))
+
+    def _states(self, ids: list[int]) -> Tensor:
+        """Return word plus position embeddings of a whole sequence, `[L, D]`."""
+        states_LD = self.embed(ids)
+        if self.cls_emb is not None:
+            states_LD = torch.cat([states_LD, self.cls_emb[None].float()])
+        return states_LD + self.positional_embedding[: len(states_LD)].float()
+
+    def _tail(self, name: list[int], n_ctx: int) -> Tail:
+        """Return what follows the context, without what the pooled position cannot see."""
+        ids = self._ids(name, n_ctx)
+        pooled, seen, n_prefix = self._pooled(ids), self._seen(ids), len(self.frame.sos) + n_ctx
+        words = n_prefix + len(name) + len(self.frame.eos)
+        kept = [i for i in range(n_prefix, pooled + 1) if i < words or seen[i] or i == pooled]
+        return Tail(self._states(ids)[kept], [seen[i] for i in kept], pooled)
+
+    def _pad(self, names: list[list[int]], n_ctx: int, longest: int) -> PaddedNames:
+        """Lay every class out on its own, `longest` positions behind the context."""
+        n_prefix = len(self.frame.sos) + n_ctx
+        sequences = [self._ids(name, n_ctx) for name in names]
+        stop = n_prefix + longest + (self.cls_emb is not None)
+        mask = None if self.attn_mask is None else self.attn_mask[:stop, :stop]
+        if self.cls_emb is not None or self.use_pad_mask:
+            seen_KX = torch.tensor([self._seen(ids)[:stop] for ids in sequences])
+            hidden_KXX = torch.zeros(len(names), stop, stop).masked_fill_(
+                ~seen_KX[:, None], float("-inf")
+            )
+            mask = hidden_KXX.to(self.positional_embedding) + (0 if mask is None else mask)
+        return PaddedNames(
+            embeddings_KLD=torch.stack([self._states(ids)[n_prefix:stop] for ids in sequences]),
+            mask=mask,
+            pooled_K=torch.tensor([self._pooled(ids) for ids in sequences]).to(
+                self.positional_embedding.device
+            ),
             n_ctx=n_ctx,
         )
 
-    def forward(self, context_SMD: Tensor, names: PackedNames) -> Tensor:
+    def forward(self, context_SMD: Tensor, names: Names) -> Tensor:
         """Return the class embeddings of S contexts, `[S, K, E]`, not normalized.
 
         Equal to the plain full-length path of the tower up to rounding (tests/reference.py).
         """
         assert context_SMD.shape[1] == names.n_ctx, "names were packed for another n_ctx"
-        sos_1D = self.embed([int(self.token_embedding.num_embeddings) - 2])
-        sos_S1D = sos_1D.expand(len(context_SMD), 1, -1)
-        position_PD = self.positional_embedding[: 1 + names.n_ctx]
-        prefix_SPD = torch.cat([sos_S1D, context_SMD], dim=1) + position_PD
-        encode = self._encode_shared if self.path == "shared" else self._encode_full
-        class_SKE: Tensor = self.ln_final(encode(prefix_SPD, names))
+        start = len(self.frame.sos)
+        position_MD = self.positional_embedding[start : start + names.n_ctx].float()
+        context_SMD = context_SMD + position_MD
+        size = self._chunk(len(context_SMD), names) if torch.is_grad_enabled() else names.n_parts
+        if size >= names.n_parts:
+            return self._encode(context_SMD, names)[:, names.order_K]
+        chunks = [
+            checkpoint(
+                self._encode,
+                context_SMD,
+                names.part(start, start + size),
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for start in range(0, names.n_parts, size)
+        ]
+        return torch.cat(chunks, dim=1)[:, names.order_K]
+
+    def _chunk(self, n_replicas: int, names: Names) -> int:
+        """Return how many parts of the names fit the budget at once, at least one."""
+        per_part = names.n_positions / names.n_parts + names.n_ctx
+        n_bytes = 4 * FLOATS_PER_POSITION * self.width * len(self.blocks) * per_part * n_replicas
+        return max(1, int(self.budget_bytes // n_bytes))
+
+    def _encode(self, context_SMD: Tensor, names: Names) -> Tensor:
+        """Return the embeddings `[S, K, E]` of classes in the order of `names`."""
+        if isinstance(names, PackedNames):
+            class_SKD = self.shared(context_SMD, names)
+        else:
+            class_SKD = self._encode_padded(context_SMD, names)
+        class_SKE: Tensor = self.ln_final(class_SKD)
         if isinstance(self.text_projection, nn.Linear):
             class_SKE = self.text_projection(class_SKE)
         elif self.text_projection is not None:
             class_SKE = class_SKE @ self.text_projection
         return class_SKE
 
-    def _encode_shared(self, prefix_SPD: Tensor, names: PackedNames) -> Tensor:
-        """Run prefix and names together, the prefix once; return `[S, K, D]` at EOS."""
-        n_prefix = prefix_SPD.shape[1]
-        names_SXD = names.embeddings_RWD.flatten(0, 1).expand(len(prefix_SPD), -1, -1)
-        x_SXD = torch.cat([prefix_SPD, names_SXD], dim=1)
-        for block in self.blocks[:-1]:
-            x_SXD = shared_block(block, x_SXD, n_prefix, names)
-        return last_block(self.blocks[-1], x_SXD, n_prefix, names)
-
-    def _encode_full(self, prefix_SPD: Tensor, names: PackedNames) -> Tensor:
-        """Run every class on its own over all positions; return `[S, K, D]` at the pooled one."""
-        (n_replicas, n_prefix, width), length = prefix_SPD.shape, self.context_length
-        pad_LD = self.embed([self.pad_id] * length) + self.positional_embedding.float()
-        flat_XD = names.embeddings_RWD.flatten(0, 1)
-        sequences = []
-        for token_L, n_tokens in zip(names.token_KL, names.length_K.tolist(), strict=True):
-            rest_LD = torch.cat([flat_XD[token_L[:n_tokens]], pad_LD[n_prefix + n_tokens :]])
-            rest_SLD = rest_LD.expand(n_replicas, -1, -1)
-            sequences.append(torch.cat([prefix_SPD, rest_SLD], dim=1))
-        x_NLD = torch.stack(sequences, dim=1).view(-1, length, width)
+    def _encode_padded(self, context_SMD: Tensor, names: PaddedNames) -> Tensor:
+        """Run every class on its own through the tower's blocks; return `[S, K, D]`."""
+        (n_replicas, _, width), n_classes = context_SMD.shape, len(names.pooled_K)
+        start_SOD = self.start_OD.expand(n_replicas, -1, -1)
+        prefix_SPD = torch.cat([start_SOD, context_SMD], dim=1)
+        prefix_SKPD = prefix_SPD[:, None].expand(-1, n_classes, -1, -1)
+        rest_SKLD = names.embeddings_KLD.expand(n_replicas, -1, -1, -1)
+        x_NXD = torch.cat([prefix_SKPD, rest_SKLD], dim=2).flatten(0, 1)
+        mask = names.mask
+        if mask is not None and mask.ndim == 3:
+            heads = self.blocks[0].attn.num_heads
+            mask = mask.repeat(n_replicas, 1, 1).repeat_interleave(heads, dim=0)
         for block in self.blocks:
-            x_NLD = block(x_NLD, attn_mask=self.attn_mask)
-        x_SKLD = x_NLD.view(n_replicas, -1, length, width)
-        if self.pool in ("first", "last"):
-            return x_SKLD[:, :, 0 if self.pool == "first" else -1]
-        at_eos_K = n_prefix + names.length_K - 1
-        return x_SKLD[:, torch.arange(len(at_eos_K)), at_eos_K]
+            x_NXD = block(x_NXD, attn_mask=mask)
+        x_SKXD = x_NXD.view(n_replicas, n_classes, -1, width)
+        return x_SKXD[:, torch.arange(n_classes, device=x_SKXD.device), names.pooled_K]
 
 
-def choose_path(attn_mask: Tensor | None, pool: str, blocks: Any) -> tuple[Path, str]:
+def is_causal(mask: Tensor) -> bool:
+    """Return whether an additive mask hides everything to the right, and nothing else."""
+    above = torch.triu(torch.ones_like(mask, dtype=torch.bool), diagonal=1)
+    return bool((mask[above] == float("-inf")).all() and (mask[~above] == 0).all())
+
+
+def is_plain(block: Any) -> bool:
+    """Return whether a block is open_clip's usual one, which the shared path computes itself."""
+    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", ())
+    return (
+        isinstance(attention, nn.MultiheadAttention)
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and all(hasattr(mlp, part) for part in ("c_fc", "gelu", "c_proj"))
+        and len(mlp) == 3
+        and all(hasattr(block, part) for part in ("ln_1", "ln_2", "ls_1", "ls_2"))
+    )
+
+
+def choose_path(tower: TextTower) -> tuple[Path, str]:
     """Return the path that a tower allows, and the reason."""
-    if attn_mask is None:
+    if tower.attn_mask is None:
         return "full", "the tower has no causal mask"
-    above = torch.triu(torch.ones_like(attn_mask, dtype=torch.bool), diagonal=1)
-    hidden, seen = attn_mask[above] == float("-inf"), attn_mask[~above] == 0
-    if not bool(hidden.all() and seen.all()):
+    if not is_causal(tower.attn_mask):
         return "full", "the tower's attention mask is not causal"
-    if pool not in ("argmax", "eos"):
-        return "full", f"the tower pools its {pool} position, not EOS"
-    if not all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
-        return "full", "the tower's blocks are not plain attention blocks"
-    return "shared", "causal mask, pooled at EOS"
-
-
-def split_heads(x_SNXD: Tensor, heads: int) -> Tensor:
-    """Turn `[S, N, X, D]` into `[N, S H, X, D / H]`: a mask per N serves all S and H."""
-    return torch.unflatten(x_SNXD, -1, (heads, -1)).permute(1, 0, 3, 2, 4).flatten(1, 2)
-
-
-def merge_heads(x: Tensor, n_replicas: int) -> Tensor:
-    """Turn `[N, S H, X, D / H]` back into `[S, N, X, D]`."""
-    return torch.unflatten(x, 1, (n_replicas, -1)).permute(1, 0, 3, 2, 4).flatten(3)
-
-
-def attend(
-    query_SNQD: Tensor, key_SNXD: Tensor, value_SNXD: Tensor, mask_NQX: Tensor, heads: int
-) -> Tensor:
-    """Return softmax attention `[S, N, Q, D]` under a mask that all replicas share."""
-    query, key, value = (split_heads(x, heads) for x in (query_SNQD, key_SNXD, value_SNXD))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_NQX[:, None])
-    return merge_heads(out, len(query_SNQD))
-
-
-def behind_prefix(x_SXD: Tensor, n_prefix: int, own_SNLD: Tensor) -> Tensor:
-    """Put the prefix in front of every sequence of `own_SNLD`: `[S, N, P + L, D]`."""
-    prefix_SNPD = x_SXD[:, None, :n_prefix].expand(-1, own_SNLD.shape[1], -1, -1)
-    return torch.cat([prefix_SNPD, own_SNLD], dim=2)
-
-
-def shared_block(block: Any, x_SXD: Tensor, n_prefix: int, names: PackedNames) -> Tensor:
-    """Run one transformer block over `[prefix, packed names]`, `[S, P + R W, D]`."""
-    heads, shape_RW = block.attn.num_heads, names.embeddings_RWD.shape[:2]
-    qkv = F.linear(block.ln_1(x_SXD), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    query_SXD, key_SXD, value_SXD = qkv.chunk(3, dim=-1)
-    causal_1PP = torch.ones(1, n_prefix, n_prefix, dtype=torch.bool, device=x_SXD.device).tril()
-    query, key, value = (x[:, None, :n_prefix] for x in (query_SXD, key_SXD, value_SXD))
-    prefix_S1PD = attend(query, key, value, causal_1PP, heads)
-    query_SRWD, key_SRWD, value_SRWD = (
-        torch.unflatten(x[:, n_prefix:], 1, shape_RW) for x in (query_SXD, key_SXD, value_SXD)
-    )
-    names_SRWD = attend(
-        query_SRWD,
-        behind_prefix(key_SXD, n_prefix, key_SRWD),
-        behind_prefix(value_SXD, n_prefix, value_SRWD),
-        names.mask_RWX,
-        heads,
-    )
-    attended_SXD = torch.cat([prefix_S1PD.flatten(1, 2), names_SRWD.flatten(1, 2)], dim=1)
-    return finish_block(block, x_SXD, attended_SXD)
-
-
-def last_block(block: Any, x_SXD: Tensor, n_prefix: int, names: PackedNames) -> Tensor:
-    """Run the last block at the EOS positions only, `[S, K, D]`."""
-    heads, width = block.attn.num_heads, x_SXD.shape[-1]
-    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
-    query_bias, key_value_bias = (None, None) if bias is None else (bias[:width], bias[width:])
-    hidden_SXD = block.ln_1(x_SXD)
-    eos_SKD = hidden_SXD[:, n_prefix + names.eos_K]
-    query_SKD = F.linear(eos_SKD, weight[:width], query_bias)
-    key_value = F.linear(hidden_SXD, weight[width:], key_value_bias)
-    key_SXD, value_SXD = key_value.chunk(2, dim=-1)
-    n_longest, device = names.token_KL.shape[1], x_SXD.device
-    seen_KX = torch.arange(n_prefix + n_longest, device=device) < (
-        n_prefix + names.length_K.to(device)[:, None]
-    )
-    attended_SKD = attend(
-        query_SKD[:, :, None],
-        behind_prefix(key_SXD, n_prefix, key_SXD[:, n_prefix + names.token_KL]),
-        behind_prefix(value_SXD, n_prefix, value_SXD[:, n_prefix + names.token_KL]),
-        seen_KX[:, None],
-        heads,
-    )[:, :, 0]
-    return finish_block(block, x_SXD[:, n_prefix + names.eos_K], attended_SKD)
-
-
-def finish_block(block: Any, x: Tensor, attended: Tensor) -> Tensor:
-    """Apply the output projection, both residual branches and the MLP of a block."""
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return out
+    if tower.cls_emb is None and tower.pool not in ("argmax", "eos"):
+        return "full", f"the tower pools its {tower.pool} position, not EOS"
+    if tower.cls_emb is None and not tower.frame.eos:
+        return "full", "the tokenizer closes captions with padding alone"
+    if not all(is_plain(block) for block in tower.blocks):
+        if tower.cls_emb is not None:
+            return "full", "the tower appends a class token, and its blocks are not the usual ones"
+        return "truncated", "causal mask, but the blocks are not the usual ones"
+    end = "EOS" if tower.cls_emb is None else "an appended class token"
+    return "shared", f"causal mask, pooled at {end}"

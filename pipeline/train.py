@@ -1,15 +1,15 @@
 """Fit prompts: S replicas in one pass over a frozen text tower and cached image features.
 
-Shapes: S replicas, N images, B images of a batch, V views of an image, K classes, M context
-tokens, D text width, E joint embedding width.
+Shapes: S replicas, T steps, N images, B images of a batch, V views of an image, K classes,
+M context tokens, D text width, E joint embedding width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -18,29 +18,41 @@ from torch.nn import functional as F
 
 from pipeline.config import Config
 from pipeline.metrics import logits
-from pipeline.packing import PackedNames
+from pipeline.packing import Names
 from pipeline.prompts import Prompt
+from pipeline.schedule import CoopConfig, FastConfig, Name, coop_epochs, coop_rates, fast_rates
 from pipeline.text_tower import TextTower
 
 
 class TrainConfig(Config):
-    """The optimizer and its schedule: SGD, linear warm-up, cosine decay to zero."""
+    """The optimizer (SGD; with Nesterov's momentum if `fast`) and its schedule."""
 
+    schedule: Name
+    """`fast`, or `coop`: the papers' own, which takes many times longer."""
     lr: float = Field(gt=0)
-    steps: int = Field(ge=1)
-    warmup_steps: int = Field(ge=0)
-    batch_size: Literal["all"] | Annotated[int, Field(ge=1)]
-    """Images of a step; `all` uses every shot: the text pass costs the same."""
+    """Peak learning rate in CoOp's terms; `fast` takes larger steps, fewer of them."""
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
-    epochs: int = Field(ge=1)
-    """How often a fit reports; the steps are divided over the epochs."""
+    precision: Literal["float32", "bfloat16"]
+    """Of the matrix products in the text tower; everything else stays in float32."""
+    rounds: int = Field(ge=1)
+    """How often a fit measures and reports; its steps are divided over the rounds."""
+    fast: FastConfig
+    coop: CoopConfig
 
     @model_validator(mode="after")
     def _enough_steps(self) -> Self:
-        if self.steps < self.epochs:
-            raise ValueError(f"steps must be at least epochs, {self.epochs}")
+        fewest = self.fast.min_steps
+        if self.schedule == "coop":
+            fewest = coop_epochs(self.coop, shots=1)
+        if self.rounds > fewest:
+            raise ValueError(f"rounds must be at most {fewest}: a fit may have as few steps")
         return self
+
+    def rates(self, lr: float, n_images: int, shots: int) -> list[float]:
+        """Return the learning rate of every step of a fit with peak `lr`."""
+        rates = coop_rates(self.coop, lr, n_images, shots)
+        return rates if self.schedule == "coop" else fast_rates(self.fast, rates)
 
 
 @dataclass(frozen=True)
@@ -62,27 +74,21 @@ class TrainingSet:
         index_SN: the images that each replica was dealt.
         names: the K class names.
         logit_scale: the backbone's.
+        shots: images per class that were asked for.
     """
 
     views_XVE: Tensor
     label_X: Tensor
     index_SN: Tensor
-    names: PackedNames
+    names: Names
     logit_scale: float
-
-
-def lr_factor(step: int, config: TrainConfig) -> float:
-    """Return the share of the peak learning rate at a step."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    shots: int
 
 
 class PromptFit:
-    """The training of S prompts on one task, advanced an epoch at a time.
+    """The training of S prompts on one task, advanced a round at a time.
 
-    Replicas do not see each other: each has its own images, views, learning rate and
+    Replicas do not see each other: each has its own images, order, views, learning rate and
     reparameterization, and gets the result that it would get alone, up to rounding.
     """
 
@@ -91,64 +97,90 @@ class PromptFit:
     ) -> None:
         """Prepare the optimizer; nothing is trained yet."""
         self.tower, self.data, self.replicas, self.config = tower, data, replicas, config
-        self.epoch = 0
-        self.generators = [torch.Generator().manual_seed(r.seed) for r in replicas]
+        self.device = data.views_XVE.device
+        n_images = data.index_SN.shape[1]
+        self.rates_ST = [config.rates(r.lr, n_images, data.shots) for r in replicas]
+        self.n_steps = len(self.rates_ST[0])
+        self.round = self.step = 0
+        self.orders = [self._batches(index_N, r.seed) for index_N, r in self._dealt()]
         self.optimizer = torch.optim.SGD(
             [{"params": list(r.prompt.parameters()), "lr": r.lr} for r in replicas],
             lr=config.lr,
             momentum=config.momentum,
+            nesterov=config.schedule == "fast" and config.momentum > 0,
             weight_decay=config.weight_decay,
         )
 
-    def run_epoch(self) -> list[float]:
-        """Train one epoch and return each replica's mean loss.
+    def run_round(self) -> list[float]:
+        """Train one round and return each replica's mean loss.
+
+        Nothing in a step waits for the device: batches are drawn and moved before the round,
+        losses are read after it.
 
         Raises:
             ArithmeticError: if a loss is not finite.
         """
-        first, last = (
-            self.config.steps * e // self.config.epochs for e in (self.epoch, self.epoch + 1)
-        )
-        self.epoch += 1
-        total_S = torch.zeros(len(self.replicas), device=self.data.views_XVE.device)
+        self.round += 1
+        last = self.n_steps * self.round // self.config.rounds
+        row_TSB, view_TSB = self._draw(last - self.step)
+        total_S = torch.zeros(len(self.replicas), device=self.device)
         for replica in self.replicas:
             replica.prompt.train()
-        for step in range(first, last):
-            for group, replica in zip(self.optimizer.param_groups, self.replicas, strict=True):
-                group["lr"] = replica.lr * lr_factor(step, self.config)
-            loss_S = self._losses(*self._draw_batch())
+        for row_SB, view_SB in zip(row_TSB, view_TSB, strict=True):
+            for group, rates_T in zip(self.optimizer.param_groups, self.rates_ST, strict=True):
+                group["lr"] = rates_T[self.step]
+            loss_S = self._losses(row_SB, view_SB)
             self.optimizer.zero_grad()
             loss_S.sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total_S += loss_S.detach()
-        losses = (total_S / max(1, last - first)).tolist()
+            self.step += 1
+        losses = (total_S / len(row_TSB)).tolist()
         if not all(math.isfinite(loss) for loss in losses):
-            raise ArithmeticError(f"the loss is not finite in epoch {self.epoch}: {losses}")
+            raise ArithmeticError(f"the loss is not finite in round {self.round}: {losses}")
         return losses
 
     def contexts(self) -> Tensor:
         """Return the current contexts, `[S, M, D]`, with gradients."""
         return torch.stack([replica.prompt() for replica in self.replicas])
 
-    def _draw_batch(self) -> tuple[Tensor, Tensor]:
-        """Return the images `[S, B]` of a step and the cached view `[S, B]` of each."""
-        n_images, n_views = self.data.index_SN.shape[1], self.data.views_XVE.shape[1]
-        size = n_images if self.config.batch_size == "all" else self.config.batch_size
-        rows, views = [], []
-        for index_N, generator in zip(self.data.index_SN, self.generators, strict=True):
-            if size >= n_images:
-                rows.append(index_N)
-            else:
-                rows.append(index_N[torch.randperm(n_images, generator=generator)[:size]])
-            views.append(torch.randint(n_views, (len(rows[-1]),), generator=generator))
-        device = self.data.views_XVE.device
-        return torch.stack(rows).to(device), torch.stack(views).to(device)
+    def _dealt(self) -> Iterator[tuple[Tensor, Replica]]:
+        return zip(self.data.index_SN, self.replicas, strict=True)
+
+    def _batches(self, index_N: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a replica's batches without end: image rows `[B]` and a cached view of each."""
+        generator = torch.Generator().manual_seed(seed)
+        n_views, n_images = self.data.views_XVE.shape[1], len(index_N)
+        size = n_images
+        if self.config.schedule == "coop":
+            size = min(self.config.coop.batch_size, n_images)
+        while True:
+            order_N = torch.arange(n_images)
+            if size < n_images:
+                order_N = torch.randperm(n_images, generator=generator)
+            for start in range(0, n_images - size + 1, size):
+                view_B = torch.randint(n_views, (size,), generator=generator)
+                yield index_N[order_N[start : start + size]], view_B
+
+    def _draw(self, n_steps: int) -> tuple[Tensor, Tensor]:
+        """Return image rows and views of the next steps, `[T, S, B]` each, on the device."""
+        drawn = [[next(order) for order in self.orders] for _ in range(n_steps)]
+        row_TSB, view_TSB = (
+            torch.stack([torch.stack([batch[part] for batch in step]) for step in drawn])
+            for part in (0, 1)
+        )
+        return (
+            row_TSB.to(self.device, non_blocking=True),
+            view_TSB.to(self.device, non_blocking=True),
+        )
 
     def _losses(self, row_SB: Tensor, view_SB: Tensor) -> Tensor:
         """Return the cross-entropy of each replica, `[S]` (arXiv 2109.01134, equation 3)."""
-        image_SBE = self.data.views_XVE[row_SB, view_SB]
-        class_SKE = self.tower(self.contexts(), self.data.names)
-        logits_SBK = logits(image_SBE, class_SKE, self.data.logit_scale)
+        image_SBE, context_SMD = self.data.views_XVE[row_SB, view_SB], self.contexts()
+        in_half = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_half):
+            class_SKE = self.tower(context_SMD, self.data.names)
+        logits_SBK = logits(image_SBE, class_SKE.float(), self.data.logit_scale)
         label_SB = self.data.label_X[row_SB]
         loss_SB = F.cross_entropy(logits_SBK.transpose(1, 2), label_SB, reduction="none")
         return loss_SB.mean(dim=1)

@@ -10,7 +10,7 @@ from pipeline.features import TaskFeatures
 from pipeline.few_shot import split_base_new
 from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
-from pipeline.run import TaskRun, TextSide
+from pipeline.run import Point, TaskRun, TextSide
 from pipeline.train import TrainConfig
 
 
@@ -30,32 +30,33 @@ class Trial:
         seeds: Sequence[int],
     ) -> None:
         """Build the runs of all tasks."""
-        self.epochs = train.epochs
+        self.rounds = train.rounds
         self.history: list[dict[str, float]] = []
         self.tasks: dict[str, dict[str, float]] = {}
         self.seconds = 0.0
         self.runs: list[TaskRun] = []
         self.classes: list[tuple[list[int], list[int]]] = []
+        points = [Point(prompt, train.lr, seed) for seed in seeds]
         for features in tasks:
             base, _ = split_base_new(range(len(features.class_names)))
             trained, pseudo_new = split_base_new(base)
             self.classes.append((trained, pseudo_new))
-            self.runs.append(TaskRun(text, features, prompt, train, trained, shots, seeds))
+            self.runs.append(TaskRun(text, features, points, train, trained, shots))
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are trained."""
-        return len(self.history) == self.epochs
+        """Whether all rounds are trained."""
+        return len(self.history) == self.rounds
 
     @property
     def size_bytes(self) -> int:
         """Bytes of learned state of one prompt."""
         return self.runs[0].stored()[0].size_bytes
 
-    def run_epoch(self) -> dict[str, float]:
-        """Train an epoch on every task; return loss, base, new and score, means over all."""
+    def run_round(self) -> dict[str, float]:
+        """Train a round on every task; return loss, base, new and score, means over all."""
         start = time.perf_counter()
-        losses = [mean(run.fit.run_epoch()) for run in self.runs]
+        losses = [mean(run.fit.run_round()) for run in self.runs]
         self.tasks = self.measure()
         base, new = (mean(task[key] for task in self.tasks.values()) for key in ("base", "new"))
         self.seconds += time.perf_counter() - start

@@ -17,11 +17,13 @@ from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
 from pipeline.features import TaskFeatures
 from pipeline.manifest import Manifest
 from pipeline.run import TextSide
-from pipeline.text_tower import TextTower
+from pipeline.text_tower import Frame, TextTower
+from pipeline.train import TrainConfig
 
 torch.set_num_threads(1)
 
 CONTEXT_LENGTH = 24
+CLIP_FRAME = Frame(sos=(49406,), eos=(49407,), pad=0)
 CLASS_NAMES = (
     "cat",
     "red apple",
@@ -56,6 +58,21 @@ def clip_config(**text: Any) -> dict[str, Any]:
             **text,
         },
     }
+
+
+def train_config(n_steps: int = 12, **changed: Any) -> TrainConfig:
+    """A short training: `fast` takes `n_steps` steps, CoOp's schedule 6 passes in batches of 5."""
+    plain: dict[str, Any] = {
+        "schedule": "fast",
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "precision": "float32",
+        "rounds": 3,
+        "fast": {"stride": 10**6, "min_steps": n_steps, "warmup_steps": 2, "decay": 0.5},
+        "coop": {"epochs": 6, "batch_size": 5},
+    }
+    return TrainConfig(**{**plain, **changed})
 
 
 @pytest.fixture(autouse=True)

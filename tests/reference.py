@@ -1,5 +1,6 @@
 """Slow, obvious oracles: each does the plain thing, one item at a time."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,26 +10,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def encode_context(text: Any, context_MD: Tensor, names: list[list[int]]) -> Tensor:
+def encode_context(model: Any, frame: Any, context_MD: Tensor, names: list[list[int]]) -> Tensor:
     """Class embeddings `[K, E]` of `SOS context name EOS pad`, all positions, one class a pass.
 
-    Runs an open_clip text transformer (`CLIP`, or a `CustomTextCLIP`'s `text`) through its own
-    modules on embeddings, the way its `encode_text` does on tokens.
+    Runs open_clip's own code on whole captions (`encode_text` of a model, or a text tower), and
+    puts the context in place of the word embeddings that follow SOS.
     """
-    sos, eos = text.vocab_size - 2, text.vocab_size - 1
-    pool = getattr(text, "text_pool_type", getattr(text, "pool_type", None))
+    text = getattr(model, "text", model)
+    encode = getattr(model, "encode_text", model)
+    start, stop = len(frame.sos), len(frame.sos) + len(context_MD)
+
+    def put_context(_module: Any, _ids: Any, embeddings_1LD: Tensor) -> Tensor:
+        before, after = embeddings_1LD[:, :start], embeddings_1LD[:, stop:]
+        return torch.cat([before, context_MD[None], after], dim=1)
+
+    hook = text.token_embedding.register_forward_hook(put_context)
     out = []
-    for name in names:
-        padding = [0] * (text.context_length - 2 - len(context_MD) - len(name))
-        before_1D = text.token_embedding(torch.tensor([sos]))
-        after_LD = text.token_embedding(torch.tensor([*name, eos, *padding]))
-        x_1LD = (torch.cat([before_1D, context_MD, after_LD]) + text.positional_embedding)[None]
-        x_LD = text.ln_final(text.transformer(x_1LD, attn_mask=text.attn_mask))[0]
-        at = {"first": 0, "last": -1}.get(pool, 1 + len(context_MD) + len(name))
-        pooled_D = x_LD[at]
-        projection = text.text_projection
-        linear = isinstance(projection, torch.nn.Linear)
-        out.append(projection(pooled_D) if linear else pooled_D @ projection)
+    try:
+        for name in names:
+            other = frame.sos[0] if frame.sos else name[0]
+            ids = [*frame.sos, *[other] * len(context_MD), *name, *frame.eos]
+            ids += [frame.pad] * (text.context_length - len(ids))
+            encoded = encode(torch.tensor([ids]))  # CoCa's text tower returns its tokens, too
+            out.append((encoded[0] if isinstance(encoded, tuple) else encoded)[0])
+    finally:
+        hook.remove()
     return torch.stack(out)
 
 
@@ -63,11 +69,13 @@ def train_alone(
     rates: Sequence[float],
     momentum: float,
     weight_decay: float,
+    nesterov: bool,
     logit_scale: float,
 ) -> list[float]:
     """Stochastic gradient descent written out; the losses of all steps. Changes `parameters`.
 
-    velocity = momentum * velocity + gradient + weight_decay * w;  w = w - lr * velocity
+    g = gradient + weight_decay * w;  velocity = momentum * velocity + g;  w = w - lr * velocity,
+    or, with Nesterov's momentum, w = w - lr * (g + momentum * velocity)
     """
     velocities: list[Tensor | None] = [None] * len(parameters)
     losses = []
@@ -81,9 +89,42 @@ def train_alone(
             for i, (weight, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                 step = gradient + weight_decay * weight
                 old = velocities[i]
-                velocities[i] = step if old is None else momentum * old + step
-                weight -= rate * velocities[i]
+                velocity = step if old is None else momentum * old + step
+                weight -= rate * (step + momentum * velocity if nesterov else velocity)
+                velocities[i] = velocity
     return losses
+
+
+def coop_schedule(
+    lr: float, n_images: int, shots: int, batch_size: int, epochs: int | None = None
+) -> list[float]:
+    """CoOp's learning rate at every step: 1e-5 in epoch 0, then a cosine, constant in an epoch."""
+    if epochs is None:
+        epochs = {1: 50, 2: 100, 3: 100, 4: 100, 5: 100, 6: 100, 7: 100}.get(shots, 200)
+    rates = []
+    for epoch in range(epochs):
+        rate = 0.5 * lr * (1 + math.cos(math.pi * (epoch - 1) / epochs)) if epoch else 1e-5
+        rates.append(rate)
+        seen = batch_size
+        while seen + batch_size <= n_images:
+            rates.append(rate)
+            seen += batch_size
+    return rates
+
+
+def coop_batches(
+    index_N: Tensor, n_views: int, seed: int, batch_size: int, n_batches: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Image rows and views: every pass a new order, its last batch dropped if incomplete."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    while len(batches) < n_batches:
+        rows = [int(index_N[i]) for i in torch.randperm(len(index_N), generator=generator)]
+        while len(rows) >= batch_size:
+            views_B = torch.randint(n_views, (batch_size,), generator=generator)
+            batches.append((torch.tensor(rows[:batch_size]), views_B))
+            rows = rows[batch_size:]
+    return batches[:n_batches]
 
 
 def sample_shots(labels: Sequence[int], shots: int, seed: int) -> list[int]:

@@ -19,6 +19,7 @@ from pipeline.backbone import (
     fingerprint,
     load_backbone,
     save_clip,
+    tokenize,
 )
 from pipeline.features import FeaturesConfig
 
@@ -51,7 +52,7 @@ def test_saving_keeps_the_weights_in_half_precision(tmp_path: Path) -> None:
     for name, tensor in loaded.model.state_dict().items():
         assert torch.equal(tensor, own[name].half().float()), name
     assert loaded.logit_scale == pytest.approx(model.logit_scale.half().float().exp().item())
-    assert loaded.tokenize("a red apple.") == tokenizer.encode("a red apple.")
+    assert tokenize(loaded.tokenizer, "a red apple.") == tokenizer.encode("a red apple.")
     assert load(tmp_path / "folder").fingerprint == loaded.fingerprint
 
 
@@ -73,9 +74,9 @@ def test_features_are_unit_vectors(backbone: Backbone) -> None:
 
 def test_names_are_tokenized_as_they_are_read(backbone: Backbone) -> None:
     side = backbone.text_side("a photo of a", ["hot_air_balloon", "Cat"])
-    assert side.name_tokens["hot_air_balloon"] == backbone.tokenize("hot air balloon.")
-    assert side.name_tokens["Cat"] == backbone.tokenize("cat.")
-    whole = backbone.tokenize("a photo of a hot air balloon.")
+    assert side.name_tokens["hot_air_balloon"] == tokenize(backbone.tokenizer, "hot air balloon.")
+    assert side.name_tokens["Cat"] == tokenize(backbone.tokenizer, "cat.")
+    whole = tokenize(backbone.tokenizer, "a photo of a hot air balloon.")
     assert side.init_words + side.name_tokens["hot_air_balloon"] == whole
 
 

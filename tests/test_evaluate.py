@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import train_config
 
 from pipeline.backbone import Backbone
 from pipeline.evaluate import ZERO_SHOT, EvaluationJob, Fit, held_out_domains, refit, zero_shot_row
@@ -11,15 +12,12 @@ from pipeline.features import TaskFeatures
 from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.run import TextSide, measure_prompts
-from pipeline.train import TrainConfig
 
 FIT = Fit(
     "champion",
     "toy",
     PromptConfig(init="a photo of a", rank=1, bits=2, n_ctx=4),
-    TrainConfig(
-        lr=0.1, steps=4, warmup_steps=1, batch_size="all", momentum=0.9, weight_decay=0.0, epochs=2
-    ),
+    train_config(4, lr=0.1, rounds=2),
 )
 BASE, NEW = range(4), range(4, 8)
 

@@ -29,6 +29,9 @@ def test_shipped_params_are_valid() -> None:
         (r"n_trials: \d+", "n_trails: 24", r"sweep\.n_trails: unknown key"),
         (r"n_trials: \d+", "n_trails: 24", r"sweep\.n_trials: missing"),
         (r"momentum: [\d.]+", "momentum: fast", r"train\.momentum: found 'fast'"),
+        (r"schedule: fast", "schedule: slow", r"train\.schedule: found 'slow'"),
+        (r"epochs: auto", "epochs: all", r"train\.coop\.epochs.*: found 'all'"),
+        (r"min_steps: \d+", "min_steps: 1", r"train: .*rounds must be at most 1"),
         (r"prompt\.bits: \[.*\]", "prompt.bits: [9]", r"sweep\.space: bits: found 9"),
         (r"prompt\.rank: \[full", "prompt.rnak: [full", r"prompt\.rnak: unknown key"),
         (r"low: [\d.]+, high: [\d.]+", "low: 2, high: 1", r"low must be below high"),
@@ -73,6 +76,24 @@ def test_settings_reach_the_configs() -> None:
     prompt, train = apply_settings(params, {"prompt.rank": 2, "prompt.bits": 1, "train.lr": 0.5})
     assert (prompt.rank, prompt.bits, train.lr) == (2, 1, 0.5)
     assert prompt.n_ctx == params.prompt.n_ctx
+
+
+def test_settings_reach_nested_sections_and_leave_the_rest() -> None:
+    params = load_params(SHIPPED)
+    settings = {"train.schedule": "coop", "train.coop.epochs": 7, "prompt.quantizer.interval": 3}
+    prompt, train = apply_settings(params, settings)
+    assert (train.schedule, train.coop.epochs, prompt.quantizer.interval) == ("coop", 7, 3)
+    assert train.coop.batch_size == params.train.coop.batch_size
+    assert train.fast == params.train.fast
+    assert apply_settings(params, {}) == (params.prompt, params.train)
+
+
+@pytest.mark.parametrize(
+    "name", ["train.steps", "train.fast", "train.fast.step", "lr", "sweep.shots"]
+)
+def test_settings_that_do_not_exist_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: unknown key; allowed are .*train.fast.stride"):
+        apply_settings(load_params(SHIPPED), {name: 1})
 
 
 def test_flatten_uses_dotted_names() -> None:

@@ -5,30 +5,23 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import train_config
 from reference import sample_shots
 from torch.nn import functional as F
 
 from pipeline.features import TaskFeatures
 from pipeline.prompts import PromptConfig, merge
-from pipeline.run import TaskRun, TextSide, draw_images, measure_prompts
-from pipeline.train import TrainConfig
+from pipeline.run import Point, TaskRun, TextSide, draw_images, measure_prompts
 
-TRAIN = TrainConfig(
-    lr=0.1, steps=6, warmup_steps=1, batch_size="all", momentum=0.9, weight_decay=0.0, epochs=2
-)
+TRAIN = train_config(6, rounds=2)
 PROMPT = PromptConfig(init="a photo of a", rank=2, bits=2, n_ctx=4)
 SEEDS = [1, 2, 3]
+POINTS = [Point(PROMPT, 0.1, seed) for seed in SEEDS]
 
 
 def build(text: TextSide, features: TaskFeatures, **changed: Any) -> TaskRun:
     """Return a run on the base classes."""
-    options = {
-        "prompt": PROMPT,
-        "train": TRAIN,
-        "classes": [0, 1, 2, 3],
-        "shots": 2,
-        "seeds": SEEDS,
-    }
+    options = {"points": POINTS, "train": TRAIN, "classes": [0, 1, 2, 3], "shots": 2}
     return TaskRun(text, features, **{**options, **changed})
 
 
@@ -45,14 +38,15 @@ def test_shots_are_drawn_from_all_classes_before_the_split(
 
 def test_every_class_gets_its_shots(text: TextSide, features: TaskFeatures) -> None:
     data = build(text, features).fit.data
+    assert data.shots == 2
     for index_N in data.index_SN:
         assert data.label_X[index_N].bincount().tolist() == [2, 2, 2, 2]
 
 
 def test_stored_prompts_are_measured(text: TextSide, features: TaskFeatures) -> None:
     run = build(text, features)
-    for _ in range(TRAIN.epochs):
-        run.fit.run_epoch()
+    for _ in range(TRAIN.rounds):
+        run.fit.run_round()
     found = run.measure("test", [4, 5, 6, 7], ["flat", "far"])
     image_NE, label_N = features.select("test", [4, 5, 6, 7], ["flat", "far"])
     names = [text.name_tokens[features.class_names[label]] for label in (4, 5, 6, 7)]
@@ -65,18 +59,39 @@ def test_stored_prompts_are_measured(text: TextSide, features: TaskFeatures) -> 
 
 def test_measuring_changes_nothing(text: TextSide, features: TaskFeatures) -> None:
     quiet, watched = build(text, features), build(text, features)
-    for _ in range(TRAIN.epochs):
+    for _ in range(TRAIN.rounds):
         watched.measure("val", [0, 1, 2, 3], features.shot_domains)
-        assert quiet.fit.run_epoch() == watched.fit.run_epoch()
+        assert quiet.fit.run_round() == watched.fit.run_round()
     assert torch.equal(quiet.fit.contexts(), watched.fit.contexts())
 
 
-def test_a_seed_does_not_depend_on_its_neighbours(text: TextSide, features: TaskFeatures) -> None:
-    together, alone = build(text, features), build(text, features, seeds=[2])
-    for _ in range(TRAIN.epochs):
+@pytest.mark.parametrize("index", range(4))
+def test_a_point_does_not_depend_on_its_neighbours(
+    text: TextSide, features: TaskFeatures, index: int
+) -> None:
+    full, low_rank = PROMPT.model_copy(update={"rank": "full"}), PROMPT
+    points = [
+        Point(full.model_copy(update={"bits": 16}), 0.1, 1),
+        Point(low_rank, 0.1, 2),
+        Point(low_rank, 0.02, 2),
+        Point(full, 0.2, 1),
+    ]
+    together = build(text, features, points=points)
+    alone = build(text, features, points=points[index : index + 1])
+    for _ in range(TRAIN.rounds):
         torch.testing.assert_close(
-            together.fit.run_epoch()[1], alone.fit.run_epoch()[0], rtol=1e-4, atol=1e-5
+            together.fit.run_round()[index], alone.fit.run_round()[0], rtol=1e-4, atol=1e-5
         )
+    domains = features.shot_domains
+    assert together.measure("val", range(8), domains)[index] == pytest.approx(
+        alone.measure("val", range(8), domains)[0]
+    )
+
+
+def test_points_of_unequal_length_are_refused(text: TextSide, features: TaskFeatures) -> None:
+    longer = Point(PROMPT.model_copy(update={"n_ctx": 8}), 0.1, 1)
+    with pytest.raises(ValueError, match=r"n_ctx: found \[4, 8\]; allowed: one value"):
+        build(text, features, points=[*POINTS, longer])
 
 
 def test_an_untrained_prompt_is_zero_shot(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from conftest import train_config
 from ray import cloudpickle
 
 from pipeline.features import TaskFeatures
@@ -21,6 +22,7 @@ from pipeline.train import TrainConfig
 from pipeline.trial import Trial
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+TRAIN = train_config(4, rounds=2)
 
 
 def resolve(settings: dict[str, Any], broken_rank: int = 0) -> tuple[PromptConfig, TrainConfig]:
@@ -30,11 +32,7 @@ def resolve(settings: dict[str, Any], broken_rank: int = 0) -> tuple[PromptConfi
     prompt = PromptConfig(
         init="a photo of a", rank=settings["prompt.rank"], bits=settings["prompt.bits"], n_ctx=2
     )
-    train = TrainConfig(
-        lr=settings["train.lr"], steps=4, warmup_steps=1, batch_size="all", momentum=0.9,
-        weight_decay=0.0, epochs=2,
-    )  # fmt: skip
-    return prompt, train
+    return prompt, TRAIN.model_copy(update={"lr": settings["train.lr"]})
 
 
 def _in_worker() -> bool:
@@ -94,7 +92,7 @@ def test_worker_computes_what_the_driver_would(
     [record], _ = sweep(Search(tmp_path / "s.db", "one", one.sweep), one, tmp_path)
     trial = Trial(text, [features], *resolve(record.settings), shots=2, seeds=[1, 2])
     while not trial.done:
-        trial.run_epoch()
+        trial.run_round()
     for told, computed in zip(record.history, trial.history, strict=True):
         assert told == pytest.approx(computed, rel=1e-5)
     assert record.tasks == trial.tasks

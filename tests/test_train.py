@@ -1,164 +1,269 @@
 """Replicas that train together are replicas that train alone."""
 
+import copy
+import traceback
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from conftest import CLIP_FRAME, train_config
 from pydantic import ValidationError
-from reference import train_alone
+from reference import coop_batches, train_alone
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.backbone import Backbone
 from pipeline.prompts import Prompt, PromptConfig
 from pipeline.text_tower import TextTower
-from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet, lr_factor
+from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet
 
 NAMES = [[320], [5, 6, 7], [10, 11]]
+INIT = [320, 1125, 539, 320]
 M, N, V = 4, 12, 2
-
-
-def train_config(**changed: Any) -> TrainConfig:
-    """Return a short training."""
-    plain = {
-        "lr": 0.05,
-        "steps": 12,
-        "warmup_steps": 2,
-        "batch_size": "all",
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "epochs": 3,
-    }
-    return TrainConfig(**{**plain, **changed})
+POINTS = [("full", 16, 0.02, 1), (1, 16, 0.1, 2), (2, 2, 0.05, 3), ("full", 1, 0.2, 1)]
+SHOTS = 4
+WAITING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "lift_fresh"}
 
 
 def training_set(tower: TextTower, n_replicas: int) -> TrainingSet:
-    """Return random images; every replica was dealt half of them."""
+    """Return random images, each in similar views; every replica was dealt half of them."""
     generator = torch.Generator().manual_seed(0)
     deals = [torch.randperm(2 * N, generator=generator)[:N] for _ in range(n_replicas)]
-    views_XVE = F.normalize(torch.randn(2 * N, V, 32, generator=generator), dim=-1)
+    image_X1E = torch.randn(2 * N, 1, 32, generator=generator)
+    noise_XVE = 0.1 * torch.randn(2 * N, V, 32, generator=generator)
+    views_XVE = F.normalize(image_X1E + noise_XVE, dim=-1)
     label_X = torch.randint(len(NAMES), (2 * N,), generator=generator)
-    return TrainingSet(views_XVE, label_X, torch.stack(deals), tower.pack(NAMES, M), 10.0)
+    names, device = tower.pack(NAMES, M), tower.positional_embedding.device
+    return TrainingSet(
+        views_XVE.to(device), label_X.to(device), torch.stack(deals), names, 10.0, SHOTS
+    )
 
 
 def replica(tower: TextTower, rank: int | str, bits: int, lr: float, seed: int) -> Replica:
     """Return a prompt at its start."""
     config = PromptConfig(init="a photo of a", rank=rank, bits=bits, n_ctx=M)
-    return Replica(Prompt(config, tower.embed([320, 1125, 539, 320]), seed), lr, seed)
+    return Replica(Prompt(config, tower.embed(INIT), seed), lr, seed)
 
 
-POINTS = [("full", 16, 0.02, 1), (1, 16, 0.1, 2), (2, 2, 0.05, 3), ("full", 1, 0.2, 1)]
+def start(tower: TextTower, points: list[Any], config: TrainConfig) -> PromptFit:
+    """Return a fit of some points, nothing trained yet."""
+    replicas = [replica(tower, *point) for point in points]
+    return PromptFit(tower, training_set(tower, len(points)), replicas, config)
 
 
-def only(data: TrainingSet, index: int) -> TrainingSet:
-    """Return the training set of one replica."""
-    one_1N = data.index_SN[index : index + 1]
-    return TrainingSet(data.views_XVE, data.label_X, one_1N, data.names, data.logit_scale)
+def finish(fit: PromptFit) -> torch.Tensor:
+    """Train all rounds and return the losses, one row a round."""
+    return torch.tensor([fit.run_round() for _ in range(fit.config.rounds)])
 
 
-@pytest.mark.parametrize("batch_size", ["all", 5])
-def test_together_equals_alone(tower: TextTower, batch_size: Any) -> None:
-    config, data = train_config(batch_size=batch_size), training_set(tower, len(POINTS))
-    together = PromptFit(tower, data, [replica(tower, *point) for point in POINTS], config)
-    losses = torch.tensor([together.run_epoch() for _ in range(config.epochs)])
+@pytest.mark.parametrize("schedule", ["fast", "coop"])
+def test_together_equals_alone(tower: TextTower, schedule: str) -> None:
+    config = train_config(schedule=schedule)
+    together = start(tower, POINTS, config)
+    losses = finish(together)
     for index, point in enumerate(POINTS):
-        alone = PromptFit(tower, only(data, index), [replica(tower, *point)], config)
-        own = torch.tensor([alone.run_epoch()[0] for _ in range(config.epochs)])
-        torch.testing.assert_close(losses[:, index], own, rtol=1e-4, atol=1e-5)
+        data = replace(together.data, index_SN=together.data.index_SN[index : index + 1])
+        alone = PromptFit(tower, data, [replica(tower, *point)], config)
+        torch.testing.assert_close(losses[:, index], finish(alone)[:, 0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
             together.contexts()[index], alone.contexts()[0], rtol=1e-4, atol=1e-5
         )
 
 
 @pytest.mark.parametrize("rank", ["full", 1])
-def test_training_is_the_loop_written_out(tower: TextTower, rank: int | str) -> None:
-    config, data = train_config(batch_size=5), training_set(tower, 1)
-    fit = PromptFit(tower, data, [replica(tower, rank, 16, 0.1, 7)], config)
-    prompt = replica(tower, rank, 16, 0.1, 7).prompt
-    generator, index_N = torch.Generator().manual_seed(7), data.index_SN[0]
-    batches = []
-    for _ in range(config.steps):
-        rows = index_N[torch.randperm(N, generator=generator)[:5]]
-        views = torch.randint(V, (5,), generator=generator)
-        batches.append((data.views_XVE[rows, views], data.label_X[rows]))
+@pytest.mark.parametrize("schedule", ["fast", "coop"])
+def test_training_is_the_loop_written_out(tower: TextTower, schedule: str, rank: int | str) -> None:
+    config = train_config(schedule=schedule)
+    fit = start(tower, [(rank, 16, 0.1, 7)], config)
+    prompt, data = replica(tower, rank, 16, 0.1, 7).prompt, fit.data
+    rates = config.rates(0.1, N, SHOTS)
+    if schedule == "coop":
+        assert len(rates) == 6 * (N // 5)
+        batches = coop_batches(data.index_SN[0], V, 7, 5, len(rates))
+    else:
+        generator = torch.Generator().manual_seed(7)
+        views = [torch.randint(V, (N,), generator=generator) for _ in rates]
+        batches = [(data.index_SN[0], view_N) for view_N in views]
     expected = train_alone(
         class_embeddings=lambda: tower(prompt()[None], data.names)[0],
         parameters=list(prompt.parameters()),
-        batches=batches,
-        rates=[0.1 * lr_factor(step, config) for step in range(config.steps)],
+        batches=[(data.views_XVE[rows, views], data.label_X[rows]) for rows, views in batches],
+        rates=rates,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+        nesterov=schedule == "fast",
         logit_scale=data.logit_scale,
     )
-    found = torch.tensor([fit.run_epoch()[0] for _ in range(config.epochs)])
-    per_epoch = torch.tensor(expected).view(config.epochs, -1).mean(dim=1)
-    torch.testing.assert_close(found, per_epoch, rtol=1e-4, atol=1e-5)
+    per_round = torch.tensor(expected).view(config.rounds, -1).mean(dim=1)
+    torch.testing.assert_close(finish(fit)[:, 0], per_round, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fit.contexts()[0], prompt(), rtol=1e-4, atol=1e-5)
 
 
-def test_training_lowers_the_loss(tower: TextTower) -> None:
-    config = train_config(steps=40, epochs=4)
-    for rank, bits, lr, seed in POINTS:
-        point = replica(tower, rank, bits, lr, seed)
-        fit = PromptFit(tower, training_set(tower, 1), [point], config)
-        losses = [fit.run_epoch()[0] for _ in range(config.epochs)]
-        assert losses[-1] < losses[0], (rank, bits)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("schedule", ["fast", "coop"])
+def test_training_lowers_the_loss(tower: TextTower, schedule: str, precision: str) -> None:
+    config = train_config(
+        40,
+        schedule=schedule,
+        precision=precision,
+        rounds=4,
+        coop={"epochs": 10, "batch_size": 4},
+    )
+    losses = finish(start(tower, POINTS, config))
+    for point, first, last in zip(POINTS, losses[0], losses[-1], strict=True):
+        assert last < first, point
+
+
+@pytest.mark.parametrize(("points", "rounds"), [(POINTS, 6), (POINTS[:2], 3)])
+@pytest.mark.parametrize("schedule", ["fast", "coop"])
+def test_bfloat16_begins_as_float32_does(
+    tower: TextTower, schedule: str, points: list[Any], rounds: int
+) -> None:
+    """For a round of four steps; of two where codes that flip would make them part."""
+    configs = (
+        train_config(schedule=schedule, precision=precision, rounds=rounds)
+        for precision in ("float32", "bfloat16")
+    )
+    whole, half = (torch.tensor(start(tower, points, config).run_round()) for config in configs)
+    torch.testing.assert_close(half, whole, rtol=3e-2, atol=0)
+    assert not torch.allclose(half, whole, rtol=1e-5, atol=0), "it did run in bfloat16"
 
 
 def test_the_same_seed_gives_the_same_numbers(tower: TextTower) -> None:
-    config, data = train_config(batch_size=5), training_set(tower, 2)
-
-    def run(seed: int) -> tuple[list[list[float]], torch.Tensor]:
-        points = [replica(tower, 2, 2, 0.1, seed), replica(tower, 2, 2, 0.1, 9)]
-        fit = PromptFit(tower, data, points, config)
-        return [fit.run_epoch() for _ in range(config.epochs)], fit.contexts()
+    def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        points = [(2, 2, 0.1, seed), (2, 2, 0.1, 9)]
+        fit = start(tower, points, train_config(schedule="coop"))
+        return finish(fit), fit.contexts()
 
     (first, context), (second, same), (other, _) = run(1), run(1), run(2)
-    assert first == second
+    assert torch.equal(first, second)
     assert torch.equal(context, same)
-    assert first != other
+    assert not torch.equal(first, other)
 
 
 def test_only_prompts_change(tower: TextTower) -> None:
     before = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
-    fit = PromptFit(tower, training_set(tower, 1), [replica(tower, 1, 16, 0.1, 1)], train_config())
-    fit.run_epoch()
+    fit = start(tower, [(1, 16, 0.1, 1)], train_config())
+    fit.run_round()
     assert all(torch.equal(before[name], tensor) for name, tensor in tower.state_dict().items())
-    assert torch.equal(fit.replicas[0].prompt.init_MD, tower.embed([320, 1125, 539, 320]))
+    assert torch.equal(fit.replicas[0].prompt.init_MD, tower.embed(INIT))
 
 
-def test_the_schedule_warms_up_then_falls_to_zero() -> None:
-    config = train_config(steps=100, warmup_steps=4)
-    factors = [lr_factor(step, config) for step in range(100)]
-    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert all(a >= b for a, b in zip(factors[4:], factors[5:], strict=False))
-    assert lr_factor(52, config) == pytest.approx(0.5)
-    assert lr_factor(100, config) == pytest.approx(0.0)
+@pytest.mark.parametrize("rounds", [1, 3, 5, 7])
+@pytest.mark.parametrize("schedule", ["fast", "coop"])
+def test_rounds_divide_all_steps(tower: TextTower, schedule: str, rounds: int) -> None:
+    coop = {"epochs": 7, "batch_size": 32}
+    config = train_config(7, schedule=schedule, rounds=rounds, coop=coop)
+    fit = start(tower, [(1, 16, 0.1, 1)], config)
+    steps: Counter[int] = Counter()
+    fit.optimizer.register_step_post_hook(lambda *_: steps.update([fit.round]))
+    finish(fit)
+    assert sum(steps.values()) == 7
+    assert sorted(steps) == list(range(1, rounds + 1))
+    assert max(steps.values()) - min(steps.values()) <= 1
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 5, 7])
-def test_epochs_divide_all_steps(tower: TextTower, epochs: int) -> None:
-    config, calls = train_config(steps=7, epochs=epochs), []
-    fit = PromptFit(tower, training_set(tower, 1), [replica(tower, 1, 16, 0.1, 1)], config)
-    draw = fit._draw_batch
-    fit._draw_batch = lambda: (calls.append(1), draw())[1]  # type: ignore[method-assign]
-    for _ in range(epochs):
-        before = len(calls)
-        fit.run_epoch()
-        assert len(calls) > before
-    assert len(calls) == 7
+@pytest.mark.parametrize(("shots", "n_steps"), [(1, 50 * 2), (4, 100 * 2), (16, 200 * 2)])
+def test_coop_counts_the_shots(tower: TextTower, shots: int, n_steps: int) -> None:
+    config = train_config(schedule="coop", coop={"epochs": "auto", "batch_size": 5})
+    data = replace(training_set(tower, 1), shots=shots)
+    fit = PromptFit(tower, data, [replica(tower, 1, 16, 0.1, 1)], config)
+    assert fit.n_steps == n_steps
 
 
 def test_a_loss_that_is_not_finite_is_an_error(tower: TextTower) -> None:
-    data = training_set(tower, 1)
-    data.views_XVE.fill_(float("nan"))
-    fit = PromptFit(tower, data, [replica(tower, 1, 16, 0.1, 1)], train_config())
-    with pytest.raises(ArithmeticError, match="epoch 1"):
-        fit.run_epoch()
+    fit = start(tower, [(1, 16, 0.1, 1)], train_config())
+    fit.data.views_XVE.fill_(float("nan"))
+    with pytest.raises(ArithmeticError, match="round 1"):
+        fit.run_round()
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 2}, {"batch_size": 0}, {"batch_size": "some"}, {"lr": 0}, {"nesterov": True}],
+    [{"rounds": 0}, {"precision": "float16"}, {"momentum": 1.0}, {"lr": 0}, {"nesterov": True}],
 )
 def test_trainings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         train_config(**wrong)
+
+
+class Waits(TorchDispatchMode):
+    """Counts, by line of the pipeline, what makes the host wait for a GPU, also without one.
+
+    A value is read back, a mask is turned into indices, or Python's numbers become a tensor.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else []
+        if name in WAITING or any(i is not None and i.dtype == torch.bool for i in indices):
+            lines = [f"{f.filename}:{f.lineno}" for f in traceback.extract_stack()]
+            own = [line for line in lines if "/pipeline/" in line]
+            self.places[f"{name} {' '.join(own[-2:])}"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def padded(backbone: Backbone) -> TextTower:
+    """Return the tiny CLIP's tower without its mask, which takes the full path."""
+    model = copy.deepcopy(backbone.model)
+    model.attn_mask = None
+    return TextTower(model, CLIP_FRAME)
+
+
+@pytest.mark.parametrize("budget_bytes", [2**31, 2**20])  # one pass, and chunks
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("path", ["shared", "full"])
+def test_a_step_does_not_wait(
+    backbone: Backbone, path: str, precision: str, budget_bytes: int
+) -> None:
+    own, places = copy.copy(backbone.text) if path == "shared" else padded(backbone), []
+    own.budget_bytes = budget_bytes
+    data = replace(training_set(own, len(POINTS)), names=own.pack(NAMES * 8, M))
+    assert (own._chunk(len(POINTS), data.names) < data.names.n_parts) == (budget_bytes < 2**31)
+    for n_steps in (4, 12):
+        config = train_config(n_steps, precision=precision, rounds=1)
+        fit = PromptFit(own, data, [replica(own, *point) for point in POINTS], config)
+        with Waits() as waits:
+            fit.run_round()
+        places.append(waits.places)
+    assert places[0] == places[1]
+
+
+def test_waits_are_seen() -> None:
+    mask = torch.tensor([True, False])
+    slow = [mask.any().item, mask.nonzero, lambda: mask[mask], lambda: bool(mask[0])]
+    with Waits() as waits:
+        for call in (*slow, lambda: torch.tensor([1, 2])):
+            call()
+    assert sum(waits.places.values()) == 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("schedule", ["fast", "coop"])
+def test_a_gpu_gives_the_same_numbers_and_is_not_waited_for(
+    tower: TextTower, schedule: str
+) -> None:
+    config = train_config(schedule=schedule)
+    own = copy.deepcopy(tower).to("cuda")
+    fit = start(own, POINTS, config)
+    losses_of, mode = fit._losses, torch.cuda.set_sync_debug_mode
+
+    def watched(*batch: torch.Tensor) -> torch.Tensor:
+        mode("error")
+        return losses_of(*batch)
+
+    fit._losses = watched  # type: ignore[method-assign]
+    fit.optimizer.register_step_post_hook(lambda *_: mode("default"))
+    try:
+        found = fit.run_round()
+    finally:
+        mode("default")
+    assert found == pytest.approx(start(tower, POINTS, config).run_round(), rel=1e-3)

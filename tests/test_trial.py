@@ -4,17 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import train_config
 
 from pipeline.features import SPLITS, TaskFeatures
 from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.run import TextSide
-from pipeline.train import TrainConfig
 from pipeline.trial import Trial
 
-TRAIN = TrainConfig(
-    lr=0.2, steps=6, warmup_steps=1, batch_size="all", momentum=0.9, weight_decay=0.0, epochs=3
-)
+TRAIN = train_config(6, lr=0.2)
 PROMPT = PromptConfig(init="a photo of a", rank=1, bits=1, n_ctx=4)
 
 
@@ -26,7 +24,7 @@ def build(text: TextSide, *tasks: TaskFeatures) -> Trial:
 def run(trial: Trial) -> Trial:
     """Train it to the end."""
     while not trial.done:
-        trial.run_epoch()
+        trial.run_round()
     return trial
 
 
@@ -49,7 +47,7 @@ def test_test_images_and_new_classes_are_never_read(text: TextSide, features: Ta
     clean, blind = run(build(text, features)), run(build(with_new_unknown, hidden))
     assert clean.history == blind.history
     assert clean.measure() == blind.measure()
-    assert all(torch.tensor(list(epoch.values())).isfinite().all() for epoch in blind.history)
+    assert all(torch.tensor(list(found.values())).isfinite().all() for found in blind.history)
 
 
 def test_what_it_does_read_matters(text: TextSide, features: TaskFeatures) -> None:
@@ -70,7 +68,7 @@ def test_scores_are_means_over_tasks(text: TextSide, features: TaskFeatures) -> 
     other = replace(features, name="other", features_NE=features.features_NE.roll(1, dims=1))
     trial = run(build(text, features, other))
     last, tasks = trial.history[-1], trial.measure()
-    assert len(trial.history) == TRAIN.epochs
+    assert len(trial.history) == TRAIN.rounds
     assert set(tasks) == {"toy", "other"}
     for key in ("base", "new"):
         assert last[key] == pytest.approx(sum(task[key] for task in tasks.values()) / 2)

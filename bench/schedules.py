@@ -1,0 +1,125 @@
+"""Does `schedule: fast` reach what CoOp's schedule reaches? Measure both, write the evidence.
+
+    make schedules        # what bench/schedules.json lacks (hours), then docs/schedules.md
+
+A unit is a task, a method and a schedule. It trains five seeds on all base classes and is
+measured on test images as it trains. Half of the 16 training images of a class are drawn, so that
+seeds differ in their images; CoOp's schedule passes 200 times over 8 shots as over 16. Validation
+images of the same units chose the stride.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipeline import artifacts
+from pipeline.backbone import load_backbone
+from pipeline.few_shot import split_base_new
+from pipeline.params import apply_settings, load_params
+from pipeline.run import Point, TaskRun
+
+RESULTS = Path("bench/schedules.json")
+SEEDS = (1, 2, 3, 4, 5)
+SHOTS = 8
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"prompt.rank": "full", "prompt.bits": 16},
+    "low-rank": {"prompt.rank": 1, "prompt.bits": 16},
+    "quantized": {"prompt.rank": "full", "prompt.bits": 1},
+}
+STRIDES = (20, 40, 80, 160)
+COOP_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One training to measure; `stride` is None for CoOp's schedule."""
+
+    task: str
+    method: str
+    stride: int | None
+    shots: int = SHOTS
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        schedule = f"fast-{self.stride}" if self.stride else "coop"
+        return f"{self.task}/{self.method}/{self.shots}/{schedule}"
+
+
+def all_units(tasks: list[str]) -> Iterator[Unit]:
+    """Yield every unit, the quick ones first."""
+    for stride in (*STRIDES, None):
+        for task in tasks:
+            for method in METHODS:
+                yield Unit(task, method, stride)
+
+
+def settings_of(unit: Unit) -> dict[str, Any]:
+    """Return a unit's configuration, at CoOp's own learning rate."""
+    settings = {**METHODS[unit.method], "train.lr": 0.002}
+    if unit.stride is None:
+        return {**settings, "train.schedule": "coop", "train.rounds": COOP_ROUNDS}
+    fast = {"train.schedule": "fast", "train.fast.stride": unit.stride}
+    return {**settings, **fast, "train.fast.min_steps": 1, "train.rounds": 1}
+
+
+def measure_unit(unit: Unit) -> dict[str, Any]:
+    """Train one unit; return the accuracies of every seed after every round."""
+    torch.set_num_threads(1)
+    params = load_params()
+    prompt, train = apply_settings(params, settings_of(unit))
+    features = artifacts.load_features(artifacts.features_path(unit.task))
+    text = load_backbone(params.backbone.on_cpu()).text_side(prompt.init, features.class_names)
+    halves = split_base_new(range(len(features.class_names)))
+    points = [Point(prompt, train.lr, seed) for seed in SEEDS]
+    run = TaskRun(text, features, points, train, halves[0], unit.shots)
+    curve = []
+    for _ in range(train.rounds):
+        losses = run.fit.run_round()
+        measured: dict[str, Any] = {"step": run.fit.step, "loss": losses}
+        for split in ("val", "test"):
+            for side, classes in zip(("base", "new"), halves, strict=True):
+                measured[f"{split}_{side}"] = run.measure(split, classes, features.shot_domains)
+        curve.append(measured)
+    return {**asdict(unit), "n_steps": run.fit.n_steps, "curve": curve}
+
+
+def load_results() -> dict[str, Any]:
+    """Return what was measured so far, by unit."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def main() -> None:
+    """Measure what is missing, keeping every unit as soon as it is done; then write the docs."""
+    from bench.schedules_report import write_report
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="*", default=load_params().tasks)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--report", action="store_true", help="write the docs, measure nothing")
+    options = parser.parse_args()
+    missing = [unit for unit in all_units(options.tasks) if unit.key not in load_results()]
+    if missing and not options.report:
+        with (
+            get_context("spawn").Pool(options.workers) as pool,
+            tqdm(total=len(missing), desc="schedules", unit="unit") as bar,
+        ):
+            for result in pool.imap_unordered(measure_unit, missing):
+                unit = Unit(result["task"], result["method"], result["stride"], result["shots"])
+                artifacts.save_json(RESULTS, {**load_results(), unit.key: result})
+                bar.update()
+    write_report(load_results())
+
+
+if __name__ == "__main__":
+    main()

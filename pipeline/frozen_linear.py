@@ -1,0 +1,102 @@
+"""A linear layer whose weights never change, so that work on them is done once.
+
+Shapes: X rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FrozenLinear(nn.Module):
+    """`x W^T + b` with frozen W and b; gradients reach x alone.
+
+    In float32 on a CPU the weights are kept in oneDNN's blocked layout, one copy for each
+    direction, which saves the reordering that every plain product does. In lower precision
+    they are kept cast. Both are made at first use and left behind by pickle. The results are
+    those of `torch.nn.functional.linear` up to rounding.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        """Share the weights; nothing is copied yet."""
+        super().__init__()
+        self.weight_OI = frozen(weight_OI)
+        self.bias_O = None if bias_O is None else frozen(bias_O)
+        self._prepared: dict[Any, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave prepared copies behind: they belong to one machine."""
+        return {**self.__dict__, "_prepared": {}}
+
+    def forward(self, x_XI: Tensor) -> Tensor:
+        """Return `[..., O]`, in the precision of the surrounding autocast."""
+        device = self.weight_OI.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            weight_OI, bias_O = self._prepare(dtype)
+            with torch.autocast(device, enabled=False):
+                return F.linear(x_XI.to(dtype), weight_OI, bias_O)
+        if device == "cpu" and PACKS and self.weight_OI.dtype == torch.float32:
+            packed: Tensor = _PackedLinear.apply(x_XI, *self._prepare("packed"), self.bias_O)
+            return packed
+        return F.linear(x_XI, self.weight_OI, self.bias_O)
+
+    def _prepare(self, kind: Any) -> Any:
+        """Return the weights in another form, made once per device."""
+        key = (kind, self.weight_OI.device)
+        if key not in self._prepared:
+            with torch.inference_mode(False), torch.no_grad():
+                self._prepared[key] = self._pack() if kind == "packed" else self._cast(kind)
+        return self._prepared[key]
+
+    def _pack(self) -> tuple[Tensor, Tensor]:
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        return reorder(self.weight_OI), reorder(self.weight_OI.t().contiguous())
+
+    def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        return self.weight_OI.to(dtype), None if self.bias_O is None else self.bias_O.to(dtype)
+
+
+def frozen(weight: Tensor) -> nn.Parameter:
+    """Return a parameter that does not train: the very one that was given, if it is one."""
+    if not isinstance(weight, nn.Parameter):
+        weight = nn.Parameter(weight.detach(), requires_grad=False)
+    weight.requires_grad_(False)
+    return weight
+
+
+class _PackedLinear(torch.autograd.Function):
+    """The product with packed weights, and its gradient with respect to the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forth: Tensor, back: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.back = back
+        return _multiply(x, forth, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _multiply(grads[0], ctx.back, None), None, None, None
+
+
+def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, "none", [], "")
+    return out
+
+
+def _can_pack() -> bool:
+    """Return whether this build of torch has oneDNN's packed product, and it is right here."""
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    weight, x = torch.arange(6.0).view(2, 3), torch.ones(4, 3)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        return torch.equal(_multiply(x, packed, None), x @ weight.t())
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
+PACKS = _can_pack()
