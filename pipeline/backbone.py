@@ -25,6 +25,7 @@ from pipeline.config import Config
 from pipeline.features import FeaturesConfig
 from pipeline.run import TextSide
 from pipeline.text_tower import BUDGET_BYTES, Frame, TextTower
+from pipeline.whole_tower import Tower, WholeTower
 
 Transform = Callable[[Image.Image], Tensor]
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
@@ -67,7 +68,7 @@ class Backbone:
 
     model: Any
     transform: Transform
-    text: TextTower
+    text: Tower
     tokenizer: Any
     logit_scale: float
     fingerprint: str
@@ -144,16 +145,27 @@ def wrap_model(
     preprocess = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
     )
-    text = getattr(model, "text", model)
     return Backbone(
         model=model,
         transform=preprocess,
-        text=TextTower(text, caption_frame(tokenizer), budget_bytes).to(device),
+        text=wrap_text(getattr(model, "text", model), tokenizer, budget_bytes).to(device),
         tokenizer=tokenizer,
         logit_scale=float(model.logit_scale.exp()),
         fingerprint=fingerprint(model),
         device=device,
     )
+
+
+def wrap_text(text: Any, tokenizer: Any, budget_bytes: int) -> Tower:
+    """Return the text tower in the form that runs it best.
+
+    Raises:
+        ValueError: if no form does.
+    """
+    frame = caption_frame(tokenizer)
+    if hasattr(getattr(text, "transformer", None), "get_input_embeddings"):
+        return WholeTower(text, frame, int(tokenizer.context_length), budget_bytes)
+    return TextTower(text, frame, budget_bytes)
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:

@@ -16,11 +16,10 @@ from pipeline.errors import report_all
 from pipeline.features import TaskFeatures
 from pipeline.few_shot import draw_shots
 from pipeline.metrics import accuracy
-from pipeline.packing import Names
 from pipeline.prompts import Prompt, PromptConfig, init_tokens, merge
 from pipeline.stored_prompt import StoredPrompt
-from pipeline.text_tower import TextTower
 from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet
+from pipeline.whole_tower import AnyNames, Tower
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class TextSide:
         name_tokens: token ids of every class name, full stop included.
     """
 
-    tower: TextTower
+    tower: Tower
     logit_scale: float
     init_words: list[int]
     name_tokens: dict[str, list[int]]
@@ -43,7 +42,7 @@ class TextSide:
         """Return the embeddings that start a context of M tokens."""
         return self.tower.embed(init_tokens(self.init_words, n_ctx))
 
-    def pack(self, class_names: Sequence[str], n_ctx: int) -> Names:
+    def pack(self, class_names: Sequence[str], n_ctx: int) -> AnyNames:
         """Pack class names behind a context of M tokens."""
         return self.tower.pack([self.name_tokens[name] for name in class_names], n_ctx)
 
@@ -66,7 +65,7 @@ class TextSide:
         )
 
     @torch.no_grad()
-    def class_embeddings(self, prompts: Sequence[StoredPrompt], names: Names) -> Tensor:
+    def class_embeddings(self, prompts: Sequence[StoredPrompt], names: AnyNames) -> Tensor:
         """Return the class embeddings `[S, K, E]` of stored prompts."""
         init_MD = self.init_MD(names.n_ctx)
         context_SMD = torch.stack(
@@ -111,7 +110,7 @@ class TaskRun:
                 f"n_ctx: found {found}; allowed: one value for all that train together"
             )
         self.text, self.features, self.n_ctx = text, features, found[0]
-        device = text.tower.positional_embedding.device
+        device = text.tower.device
         views_NVE, label_N = features.training_views(classes)
         drawn = [draw_images(features, classes, shots, point.seed) for point in points]
         init_MD = text.init_MD(self.n_ctx)
@@ -129,7 +128,7 @@ class TaskRun:
         )
         self.fit = PromptFit(text.tower, data, self.replicas, train)
 
-    def _pack(self, classes: Sequence[int]) -> Names:
+    def _pack(self, classes: Sequence[int]) -> AnyNames:
         names = [self.features.class_names[label] for label in classes]
         return self.text.pack(names, self.n_ctx)
 

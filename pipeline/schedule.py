@@ -25,6 +25,8 @@ class FastConfig(Config):
 
     stride: int = Field(ge=1)
     """Steps of CoOp's schedule that one step stands for."""
+    boost: float = Field(gt=0)
+    """Sum of the learning rates, as a multiple of CoOp's."""
     min_steps: int = Field(ge=1)
     """Steps of a fit that CoOp's schedule would have given fewer than `stride` times as many."""
     warmup_steps: int = Field(ge=0)
@@ -66,12 +68,12 @@ def coop_rates(config: CoopConfig, lr: float, n_images: int, shots: int) -> list
 
 
 def fast_rates(config: FastConfig, coop: list[float]) -> list[float]:
-    """Return the learning rate of every step; their sum is that of CoOp's rates."""
+    """Return the learning rate of every step; their sum is `boost` times that of CoOp's."""
     n_steps = max(config.min_steps, -(-len(coop) // config.stride))
     decay = max(1, round(config.decay * n_steps))
     shape = [
         min(1.0, (step + 1) / (config.warmup_steps + 1), (n_steps - step) / decay)
         for step in range(n_steps)
     ]
-    scale = sum(coop) / sum(shape)
+    scale = config.boost * sum(coop) / sum(shape)
     return [scale * factor for factor in shape]

@@ -50,6 +50,18 @@ class Frame:
     eos: tuple[int, ...]
     pad: int
 
+    def check(self, names: list[list[int]], room: int) -> None:
+        """Refuse names that are empty or too long.
+
+        Raises:
+            ValueError: naming the first.
+        """
+        for index, name in enumerate(names):
+            if not 0 < len(name) <= room:
+                raise ValueError(
+                    f"class {index}: its name has {len(name)} tokens; allowed: 1 to {room}"
+                )
+
 
 class TextTower(nn.Module):
     """A frozen open_clip text tower that encodes `SOS [context] name . EOS` for all classes.
@@ -111,6 +123,11 @@ class TextTower(nn.Module):
         self.requires_grad_(False)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.positional_embedding.device
+
+    @property
     def width(self) -> int:
         """D."""
         return int(self.positional_embedding.shape[1])
@@ -126,8 +143,7 @@ class TextTower(nn.Module):
 
     def embed(self, tokens: list[int]) -> Tensor:
         """Return the word embeddings of token ids, `[len(tokens), D]`."""
-        device = self.positional_embedding.device
-        ids = torch.tensor(tokens, dtype=torch.long, device=device)
+        ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
         embeddings: Tensor = self.token_embedding(ids)
         return embeddings.float()
 
@@ -139,7 +155,7 @@ class TextTower(nn.Module):
         Raises:
             ValueError: if a name is empty or does not fit behind the context.
         """
-        key = (tuple(map(tuple, names)), n_ctx, self.positional_embedding.device)
+        key = (tuple(map(tuple, names)), n_ctx, self.device)
         if key not in self._packed:
             if len(self._packed) >= KEPT_PACKS:
                 del self._packed[next(iter(self._packed))]
@@ -151,13 +167,7 @@ class TextTower(nn.Module):
         return {**self.__dict__, "_packed": {}}
 
     def _pack(self, names: list[list[int]], n_ctx: int) -> Names:
-        room = self.room(n_ctx)
-        for index, name in enumerate(names):
-            if not 0 < len(name) <= room:
-                raise ValueError(
-                    f"class {index}: its name has {len(name)} tokens; allowed: 1 to {room} "
-                    f"(context length {self.context_length}, n_ctx {n_ctx})"
-                )
+        self.frame.check(names, self.room(n_ctx))
         n_prefix = len(self.frame.sos) + n_ctx
         if self.path == "shared":
             packed = pack_tails([self._tail(name, n_ctx) for name in names], n_prefix, n_ctx)

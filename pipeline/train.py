@@ -18,10 +18,9 @@ from torch.nn import functional as F
 
 from pipeline.config import Config
 from pipeline.metrics import logits
-from pipeline.packing import Names
 from pipeline.prompts import Prompt
 from pipeline.schedule import CoopConfig, FastConfig, Name, coop_epochs, coop_rates, fast_rates
-from pipeline.text_tower import TextTower
+from pipeline.whole_tower import AnyNames, Tower
 
 
 class TrainConfig(Config):
@@ -80,7 +79,7 @@ class TrainingSet:
     views_XVE: Tensor
     label_X: Tensor
     index_SN: Tensor
-    names: Names
+    names: AnyNames
     logit_scale: float
     shots: int
 
@@ -93,7 +92,7 @@ class PromptFit:
     """
 
     def __init__(
-        self, tower: TextTower, data: TrainingSet, replicas: Sequence[Replica], config: TrainConfig
+        self, tower: Tower, data: TrainingSet, replicas: Sequence[Replica], config: TrainConfig
     ) -> None:
         """Prepare the optimizer; nothing is trained yet."""
         self.tower, self.data, self.replicas, self.config = tower, data, replicas, config

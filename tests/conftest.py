@@ -69,7 +69,13 @@ def train_config(n_steps: int = 12, **changed: Any) -> TrainConfig:
         "weight_decay": 5e-4,
         "precision": "float32",
         "rounds": 3,
-        "fast": {"stride": 10**6, "min_steps": n_steps, "warmup_steps": 2, "decay": 0.5},
+        "fast": {
+            "stride": 10**6,
+            "boost": 1.0,
+            "min_steps": n_steps,
+            "warmup_steps": 2,
+            "decay": 0.5,
+        },
         "coop": {"epochs": 6, "batch_size": 5},
     }
     return TrainConfig(**{**plain, **changed})

@@ -13,9 +13,12 @@ from reference import coop_schedule
 from pipeline.schedule import CoopConfig, FastConfig, coop_rates, fast_rates
 
 FAST = [
-    FastConfig(stride=stride, min_steps=min_steps, warmup_steps=warmup_steps, decay=decay)
+    FastConfig(
+        stride=stride, boost=boost, min_steps=min_steps, warmup_steps=warmup_steps, decay=decay
+    )
+    for boost in (1.0, 2.5)
     for stride in (1, 40, 10**6)
-    for min_steps in (1, 2, 20)
+    for min_steps in (1, 20)
     for warmup_steps in (0, 5)
     for decay in (0.0, 0.3, 1.0)
 ]
@@ -50,7 +53,7 @@ def test_fast_spends_as_much_rising_then_falling(config: FastConfig, n_coop: int
     coop = torch.rand(n_coop).tolist()
     rates = fast_rates(config, coop)
     assert len(rates) == max(config.min_steps, math.ceil(n_coop / config.stride))
-    assert sum(rates) == pytest.approx(sum(coop), rel=1e-9)
+    assert sum(rates) == pytest.approx(config.boost * sum(coop), rel=1e-9)
     assert min(rates) > 0
     peak, after = rates.index(max(rates)), len(rates) - rates[::-1].index(max(rates))
     assert all(before < later for before, later in pairwise(rates[: peak + 1]))
@@ -59,7 +62,7 @@ def test_fast_spends_as_much_rising_then_falling(config: FastConfig, n_coop: int
 
 
 def test_fast_warms_up_stays_and_falls_where_it_was_told() -> None:
-    config = FastConfig(stride=10, min_steps=1, warmup_steps=4, decay=0.3)
+    config = FastConfig(stride=10, boost=1.0, min_steps=1, warmup_steps=4, decay=0.3)
     rates = fast_rates(config, [0.1] * 1000)
     shape = [rate / max(rates) for rate in rates]
     assert shape[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -85,10 +88,11 @@ def test_both_schedules_spend_the_same(lr: float, n_images: int, shots: int) -> 
         {"schedule": "slow"},
         {"rounds": 13},  # more than the fewest steps
         {"schedule": "coop", "coop": {"epochs": 2, "batch_size": 32}},
-        {"fast": {"stride": 0, "min_steps": 9, "warmup_steps": 1, "decay": 0.5}},
-        {"fast": {"stride": 9, "min_steps": 0, "warmup_steps": 1, "decay": 0.5}},
-        {"fast": {"stride": 9, "min_steps": 9, "warmup_steps": -1, "decay": 0.5}},
-        {"fast": {"stride": 9, "min_steps": 9, "warmup_steps": 1, "decay": 1.5}},
+        {"fast": {"stride": 0, "boost": 1, "min_steps": 9, "warmup_steps": 1, "decay": 0.5}},
+        {"fast": {"stride": 9, "boost": 1, "min_steps": 0, "warmup_steps": 1, "decay": 0.5}},
+        {"fast": {"stride": 9, "boost": 1, "min_steps": 9, "warmup_steps": -1, "decay": 0.5}},
+        {"fast": {"stride": 9, "boost": 1, "min_steps": 9, "warmup_steps": 1, "decay": 1.5}},
+        {"fast": {"stride": 9, "boost": 0, "min_steps": 9, "warmup_steps": 1, "decay": 0.5}},
         {"fast": {"stride": 9}},
         {"coop": {"epochs": 0, "batch_size": 32}},
         {"coop": {"epochs": "all", "batch_size": 32}},
