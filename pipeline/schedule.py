@@ -20,13 +20,24 @@ WARMUP_LR = 1e-5
 """CoOp's constant learning rate in its first epoch."""
 
 
+class BoostConfig(Config):
+    """Sums of learning rates, as multiples of CoOp's, that end at its training loss.
+
+    Small batches leave the flat start of the flow sooner than the whole batch does, and the more
+    so the freer the prompt is to follow their noise.
+    """
+
+    full: float = Field(gt=0)
+    low_rank: float = Field(gt=0)
+    quantized: float = Field(gt=0)
+
+
 class FastConfig(Config):
     """The whole batch at every step: linear warm-up, a plateau, linear decay."""
 
     stride: int = Field(ge=1)
     """Steps of CoOp's schedule that one step stands for."""
-    boost: float = Field(gt=0)
-    """Sum of the learning rates, as a multiple of CoOp's."""
+    boost: BoostConfig
     min_steps: int = Field(ge=1)
     """Steps of a fit that CoOp's schedule would have given fewer than `stride` times as many."""
     warmup_steps: int = Field(ge=0)
@@ -67,7 +78,7 @@ def coop_rates(config: CoopConfig, lr: float, n_images: int, shots: int) -> list
     return [rate for rate in per_epoch for _ in range(coop_batches(config, n_images))]
 
 
-def fast_rates(config: FastConfig, coop: list[float]) -> list[float]:
+def fast_rates(config: FastConfig, coop: list[float], boost: float) -> list[float]:
     """Return the learning rate of every step; their sum is `boost` times that of CoOp's."""
     n_steps = max(config.min_steps, -(-len(coop) // config.stride))
     decay = max(1, round(config.decay * n_steps))
@@ -75,5 +86,5 @@ def fast_rates(config: FastConfig, coop: list[float]) -> list[float]:
         min(1.0, (step + 1) / (config.warmup_steps + 1), (n_steps - step) / decay)
         for step in range(n_steps)
     ]
-    scale = config.boost * sum(coop) / sum(shape)
+    scale = boost * sum(coop) / sum(shape)
     return [scale * factor for factor in shape]

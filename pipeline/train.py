@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from pipeline.config import Config
 from pipeline.metrics import logits
-from pipeline.prompts import Prompt
+from pipeline.prompts import Prompt, PromptConfig
 from pipeline.schedule import CoopConfig, FastConfig, Name, coop_epochs, coop_rates, fast_rates
 from pipeline.whole_tower import AnyNames, Tower
 
@@ -48,10 +48,17 @@ class TrainConfig(Config):
             raise ValueError(f"rounds must be at most {fewest}: a fit may have as few steps")
         return self
 
-    def rates(self, lr: float, n_images: int, shots: int) -> list[float]:
-        """Return the learning rate of every step of a fit with peak `lr`."""
+    def rates(self, lr: float, n_images: int, shots: int, prompt: PromptConfig) -> list[float]:
+        """Return the learning rate of every step of a prompt's fit with peak `lr`."""
         rates = coop_rates(self.coop, lr, n_images, shots)
-        return rates if self.schedule == "coop" else fast_rates(self.fast, rates)
+        if self.schedule == "coop":
+            return rates
+        boost = self.fast.boost.low_rank
+        if prompt.bits < 16:
+            boost = self.fast.boost.quantized
+        elif prompt.rank == "full":
+            boost = self.fast.boost.full
+        return fast_rates(self.fast, rates, boost)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,9 @@ class PromptFit:
         self.tower, self.data, self.replicas, self.config = tower, data, replicas, config
         self.device = data.views_XVE.device
         n_images = data.index_SN.shape[1]
-        self.rates_ST = [config.rates(r.lr, n_images, data.shots) for r in replicas]
+        self.rates_ST = [
+            config.rates(r.lr, n_images, data.shots, r.prompt.config) for r in replicas
+        ]
         self.n_steps = len(self.rates_ST[0])
         self.round = self.step = 0
         self.orders = [self._batches(index_N, r.seed) for index_N, r in self._dealt()]

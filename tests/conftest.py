@@ -60,6 +60,9 @@ def clip_config(**text: Any) -> dict[str, Any]:
     }
 
 
+BOOST = {"full": 2.0, "low_rank": 1.5, "quantized": 1.0}
+
+
 def train_config(n_steps: int = 12, **changed: Any) -> TrainConfig:
     """A short training: `fast` takes `n_steps` steps, CoOp's schedule 6 passes in batches of 5."""
     plain: dict[str, Any] = {
@@ -71,7 +74,7 @@ def train_config(n_steps: int = 12, **changed: Any) -> TrainConfig:
         "rounds": 3,
         "fast": {
             "stride": 10**6,
-            "boost": 1.0,
+            "boost": BOOST,
             "min_steps": n_steps,
             "warmup_steps": 2,
             "decay": 0.5,

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import train_config
+from conftest import BOOST, train_config
 from pydantic import ValidationError
 from reference import coop_schedule
 
+from pipeline.prompts import PromptConfig
 from pipeline.schedule import CoopConfig, FastConfig, coop_rates, fast_rates
 
 FAST = [
     FastConfig(
-        stride=stride, boost=boost, min_steps=min_steps, warmup_steps=warmup_steps, decay=decay
+        stride=stride, boost=BOOST, min_steps=min_steps, warmup_steps=warmup_steps, decay=decay
     )
-    for boost in (1.0, 2.5)
     for stride in (1, 40, 10**6)
     for min_steps in (1, 20)
     for warmup_steps in (0, 5)
@@ -51,9 +51,9 @@ def test_coops_own_setting_takes_as_many_steps_as_its_code() -> None:
 @pytest.mark.parametrize("config", FAST)
 def test_fast_spends_as_much_rising_then_falling(config: FastConfig, n_coop: int) -> None:
     coop = torch.rand(n_coop).tolist()
-    rates = fast_rates(config, coop)
+    rates = fast_rates(config, coop, 1.5)
     assert len(rates) == max(config.min_steps, math.ceil(n_coop / config.stride))
-    assert sum(rates) == pytest.approx(config.boost * sum(coop), rel=1e-9)
+    assert sum(rates) == pytest.approx(1.5 * sum(coop), rel=1e-9)
     assert min(rates) > 0
     peak, after = rates.index(max(rates)), len(rates) - rates[::-1].index(max(rates))
     assert all(before < later for before, later in pairwise(rates[: peak + 1]))
@@ -62,23 +62,29 @@ def test_fast_spends_as_much_rising_then_falling(config: FastConfig, n_coop: int
 
 
 def test_fast_warms_up_stays_and_falls_where_it_was_told() -> None:
-    config = FastConfig(stride=10, boost=1.0, min_steps=1, warmup_steps=4, decay=0.3)
-    rates = fast_rates(config, [0.1] * 1000)
+    config = FastConfig(stride=10, boost=BOOST, min_steps=1, warmup_steps=4, decay=0.3)
+    rates = fast_rates(config, [0.1] * 1000, 1.0)
     shape = [rate / max(rates) for rate in rates]
     assert shape[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert shape[4:71] == pytest.approx([1.0] * 67)
     assert shape[71:] == pytest.approx([left / 30 for left in range(29, 0, -1)])
 
 
+@pytest.mark.parametrize(
+    ("rank", "bits", "boost"),
+    [("full", 16, 2.0), (1, 16, 1.5), ("full", 1, 1.0), (2, 4, 1.0)],
+)
 @pytest.mark.parametrize(("n_images", "shots"), [(4, 1), (12, 4), (800, 16)])
-@pytest.mark.parametrize("lr", [0.002, 0.5])
-def test_both_schedules_spend_the_same(lr: float, n_images: int, shots: int) -> None:
+def test_fast_spends_as_much_as_coop_times_the_boost_of_the_method(
+    n_images: int, shots: int, rank: Any, bits: Any, boost: float
+) -> None:
+    prompt = PromptConfig(init="a photo of a", rank=rank, bits=bits, n_ctx=4)
     coop = {"epochs": "auto", "batch_size": 32}
     fast, slow = (
-        train_config(12, schedule=name, coop=coop).rates(lr, n_images, shots)
+        train_config(12, schedule=name, coop=coop).rates(0.002, n_images, shots, prompt)
         for name in ("fast", "coop")
     )
-    assert sum(fast) == pytest.approx(sum(slow), rel=1e-9)
+    assert sum(fast) == pytest.approx(boost * sum(slow), rel=1e-9)
     assert len(fast) == 12 < len(slow)
 
 
@@ -88,11 +94,19 @@ def test_both_schedules_spend_the_same(lr: float, n_images: int, shots: int) -> 
         {"schedule": "slow"},
         {"rounds": 13},  # more than the fewest steps
         {"schedule": "coop", "coop": {"epochs": 2, "batch_size": 32}},
-        {"fast": {"stride": 0, "boost": 1, "min_steps": 9, "warmup_steps": 1, "decay": 0.5}},
-        {"fast": {"stride": 9, "boost": 1, "min_steps": 0, "warmup_steps": 1, "decay": 0.5}},
-        {"fast": {"stride": 9, "boost": 1, "min_steps": 9, "warmup_steps": -1, "decay": 0.5}},
-        {"fast": {"stride": 9, "boost": 1, "min_steps": 9, "warmup_steps": 1, "decay": 1.5}},
-        {"fast": {"stride": 9, "boost": 0, "min_steps": 9, "warmup_steps": 1, "decay": 0.5}},
+        {"fast": {"stride": 0, "boost": BOOST, "min_steps": 9, "warmup_steps": 1, "decay": 0.5}},
+        {"fast": {"stride": 9, "boost": BOOST, "min_steps": 0, "warmup_steps": 1, "decay": 0.5}},
+        {"fast": {"stride": 9, "boost": BOOST, "min_steps": 9, "warmup_steps": -1, "decay": 0.5}},
+        {"fast": {"stride": 9, "boost": BOOST, "min_steps": 9, "warmup_steps": 1, "decay": 1.5}},
+        {
+            "fast": {
+                "stride": 9,
+                "boost": {**BOOST, "full": 0},
+                "min_steps": 9,
+                "warmup_steps": 1,
+                "decay": 0.5,
+            }
+        },
         {"fast": {"stride": 9}},
         {"coop": {"epochs": 0, "batch_size": 32}},
         {"coop": {"epochs": "all", "batch_size": 32}},

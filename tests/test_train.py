@@ -78,7 +78,7 @@ def test_training_is_the_loop_written_out(tower: TextTower, schedule: str, rank:
     config = train_config(schedule=schedule)
     fit = start(tower, [(rank, 16, 0.1, 7)], config)
     prompt, data = replica(tower, rank, 16, 0.1, 7).prompt, fit.data
-    rates = config.rates(0.1, N, SHOTS)
+    rates = config.rates(0.1, N, SHOTS, prompt.config)
     if schedule == "coop":
         assert len(rates) == 6 * (N // 5)
         batches = coop_batches(data.index_SN[0], V, 7, 5, len(rates))
