@@ -20,7 +20,7 @@ from pipeline.selection import TrialRecord
 from pipeline.sweep import SweepJob, cluster, run_sweep
 from pipeline.trial import Trial
 
-N_TRIALS, N_WORKERS = 12, 2
+N_TRIALS, N_WORKERS = 8, 2
 
 
 def load_job() -> SweepJob:

@@ -5,6 +5,7 @@ Shapes: S replicas, K classes, M context tokens, D text width, E joint embedding
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,19 +34,20 @@ def compare(model: Any, tower: TextTower, n_classes: int, n_ctx: int) -> dict[st
     packed = tower.pack(names, n_ctx)
     paths = {"full": PlainText(model, names, n_ctx, truncate=False)}
     paths["truncated"] = PlainText(model, names, n_ctx, truncate=True)
-    ours = our_step(tower, packed, context_MD[None], weight_KE)
-    plain = paths["full"].step(context_MD, weight_KE)
+    results: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def ours() -> None:
+        results["ours"] = our_step(tower, packed, context_MD[None], weight_KE)
+
+    def plain(path: str) -> None:
+        results[path] = paths[path].step(context_MD, weight_KE)
+
+    runs = {"ours": ours, "truncated": partial(plain, "truncated"), "full": partial(plain, "full")}
+    many = n_classes > 100  # minutes a step: measured once
+    seconds = in_turn(runs, repeats=1 if many else 5, warm=not many)
     error = max(
         float((found[0] - expected).abs().max() / expected.abs().max())
-        for found, expected in zip(ours, plain, strict=True)
-    )
-    seconds = in_turn(
-        {
-            "ours": lambda: our_step(tower, packed, context_MD[None], weight_KE),
-            "truncated": lambda: paths["truncated"].step(context_MD, weight_KE),
-            "full": lambda: paths["full"].step(context_MD, weight_KE),
-        },
-        repeats=1 if n_classes > 100 else 5,
+        for found, expected in zip(results["ours"], results["full"], strict=True)
     )
     return {
         **{f"text_step_ms_{path}": 1e3 * value for path, value in seconds.items()},
