@@ -95,7 +95,7 @@ def _can_pack() -> bool:
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         return torch.equal(_multiply(x, packed, None), x @ weight.t())
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # the operator is there, its kernel is not
         return False
 
 

@@ -1,7 +1,7 @@
 """How a fit spends its steps: CoOp's schedule, and a short one along the same path.
 
 Gradient descent with small steps follows the gradient flow, and how far it gets depends on the
-sum of its learning rates alone. `fast` spends the sum that CoOp's schedule would have spent, on
+sum of its learning rates. `fast` spends what CoOp's schedule would have spent, times a boost, on
 the whole batch and in few steps: the text tower's cost does not depend on the images of a step.
 docs/schedules.md has the evidence.
 """

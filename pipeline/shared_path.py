@@ -183,6 +183,19 @@ class SharedPath(nn.Module):
         return self.last.last(x_SXD, names, last_mask)
 
 
+def is_plain(block: Any) -> bool:
+    """Return whether a block is open_clip's usual one, which the shared path computes itself."""
+    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", ())
+    return (
+        isinstance(attention, nn.MultiheadAttention)
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and all(hasattr(mlp, part) for part in ("c_fc", "gelu", "c_proj"))
+        and len(mlp) == 3
+        and all(hasattr(block, part) for part in ("ln_1", "ln_2", "ls_1", "ls_2"))
+    )
+
+
 def additive(seen_NQX: Tensor, dtype: torch.dtype, n_replicas: int) -> Tensor:
     """Turn a mask of what is seen into one that is added, `[S N, 1, Q, X]`, for all replicas."""
     mask_NQX = torch.zeros(seen_NQX.shape, dtype=dtype, device=seen_NQX.device)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.packing import Names, PackedNames, PaddedNames, Tail, pack_tails
-from pipeline.shared_path import SharedPath
+from pipeline.shared_path import SharedPath, is_plain
 
 log = logging.getLogger(__name__)
 
@@ -306,19 +306,6 @@ def is_causal(mask: Tensor) -> bool:
     """Return whether an additive mask hides everything to the right, and nothing else."""
     above = torch.triu(torch.ones_like(mask, dtype=torch.bool), diagonal=1)
     return bool((mask[above] == float("-inf")).all() and (mask[~above] == 0).all())
-
-
-def is_plain(block: Any) -> bool:
-    """Return whether a block is open_clip's usual one, which the shared path computes itself."""
-    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", ())
-    return (
-        isinstance(attention, nn.MultiheadAttention)
-        and attention.in_proj_weight is not None
-        and attention.bias_k is None
-        and all(hasattr(mlp, part) for part in ("c_fc", "gelu", "c_proj"))
-        and len(mlp) == 3
-        and all(hasattr(block, part) for part in ("ln_1", "ln_2", "ls_1", "ls_2"))
-    )
 
 
 def choose_path(tower: TextTower) -> tuple[Path, str]:
