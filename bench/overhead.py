@@ -14,7 +14,7 @@ import torch
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
-from pipeline.params import apply_settings, load_params
+from pipeline.params import apply_settings, expand, load_params
 from pipeline.search import Search
 from pipeline.selection import TrialRecord
 from pipeline.sweep import SweepJob, cluster, run_sweep
@@ -30,7 +30,8 @@ def load_job() -> SweepJob:
     names = [name for task in tasks for name in task.class_names]
     text = load_backbone(params.backbone.on_cpu()).text_side(params.prompt.init, names)
     sweep = params.sweep.model_copy(update={"n_trials": N_TRIALS, "cpus_per_trial": 1})
-    return SweepJob(text, tasks, partial(apply_settings, params), sweep)
+    resolve, complete = partial(apply_settings, params), partial(expand, params)
+    return SweepJob(text, tasks, resolve, complete, sweep)
 
 
 def sweep_seconds(job: SweepJob) -> tuple[float, list[dict[str, Any]]]:

@@ -16,7 +16,7 @@ from pipeline.errors import report_all
 from pipeline.features import FeaturesConfig
 from pipeline.pretrain import PretrainConfig
 from pipeline.prompts import PromptConfig
-from pipeline.search import SweepConfig
+from pipeline.search import SweepConfig, Value
 from pipeline.selection import EvaluateConfig
 from pipeline.tracking import TrackingConfig
 from pipeline.train import TrainConfig
@@ -44,6 +44,10 @@ class Params(Config):
     pretrain: PretrainConfig
     backbone: BackboneConfig
     features: FeaturesConfig
+    method: str | None
+    """A name in `methods`, whose settings replace those of `prompt` and `train`; null for none."""
+    methods: dict[str, dict[str, Value]]
+    """Named points of the family, by dotted names."""
     prompt: PromptConfig
     train: TrainConfig
     sweep: SweepConfig
@@ -81,6 +85,7 @@ def load_params(path: Path = PARAMS) -> Params:
         problems = [describe(problem) for problem in error.errors()]
         report_all(f"{path}: {len(problems)} problem(s)", problems)
         raise AssertionError from error
+    report_all(f"{path}: no such configuration", method_problems(params))
     report_all(f"{path}: the sweep cannot run", sweep_problems(params))
     return params
 
@@ -97,8 +102,31 @@ def describe(problem: Any) -> str:
     return f"{place}: found {problem['input']!r}; {problem['msg'].lower()}"
 
 
+def expand(params: Params, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with those of their method beneath; what is set beside a method wins.
+
+    Raises:
+        ValueError: if there is no such method.
+    """
+    method = settings.get("method", params.method)
+    if method is None:
+        return settings
+    if method not in params.methods:
+        raise ValueError(f"method: found {method!r}; allowed are {sorted(params.methods)}, or null")
+    return {"method": method, **params.methods[method], **settings}
+
+
+def is_method(params: Params, settings: dict[str, Any], method: str) -> bool:
+    """Return whether settings are a named method, at whatever learning rate."""
+    if method not in params.methods:
+        return False
+    own = {name: value for name, value in params.methods[method].items() if name != "train.lr"}
+    settings = expand(params, settings)
+    return apply_settings(params, settings) == apply_settings(params, {**settings, **own})
+
+
 def apply_settings(params: Params, settings: dict[str, Any]) -> tuple[PromptConfig, TrainConfig]:
-    """Return the prompt and training of one configuration, given by dotted names.
+    """Return the prompt and training of one configuration, given by dotted names or a method.
 
     Raises:
         ValueError: if a name is unknown or a value is not allowed.
@@ -108,9 +136,11 @@ def apply_settings(params: Params, settings: dict[str, Any]) -> tuple[PromptConf
         "train": params.train.model_dump(),
     }
     allowed = flatten(sections)
-    for name, value in settings.items():
+    for name, value in expand(params, settings).items():
+        if name == "method":
+            continue
         if name not in allowed:
-            raise ValueError(f"{name}: unknown key; allowed are {sorted(allowed)}")
+            raise ValueError(f"{name}: unknown key; allowed are method and {sorted(allowed)}")
         *path, key = name.split(".")
         section = sections
         for part in path:
@@ -120,6 +150,19 @@ def apply_settings(params: Params, settings: dict[str, Any]) -> tuple[PromptConf
         return PromptConfig(**sections["prompt"]), TrainConfig(**sections["train"])
     except ValidationError as error:
         raise ValueError("; ".join(describe(problem) for problem in error.errors())) from None
+
+
+def method_problems(params: Params) -> list[str]:
+    """Try every named method, and the one that is chosen."""
+    problems = []
+    for name in [*params.methods, params.method]:
+        try:
+            reason = apply_settings(params, {"method": name})[0].infeasible()
+        except ValueError as error:
+            reason = str(error)
+        if reason:
+            problems.append(f"methods.{name}: {reason}" if name in params.methods else reason)
+    return list(dict.fromkeys(problems))
 
 
 def sweep_problems(params: Params) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.errors import report_all
 from pipeline.features import TaskFeatures
@@ -63,6 +64,13 @@ class TextSide:
             f"{self.tower.context_length}",
             problems,
         )
+
+    @torch.no_grad()
+    def template_embeddings(self, class_names: Sequence[str]) -> Tensor:
+        """Return the unit class embeddings `[K, E]` of the template's words alone."""
+        n_ctx = len(self.init_words)
+        class_SKE = self.tower(self.init_MD(n_ctx)[None], self.pack(class_names, n_ctx))
+        return F.normalize(class_SKE[0], dim=-1)
 
     @torch.no_grad()
     def class_embeddings(self, prompts: Sequence[StoredPrompt], names: AnyNames) -> Tensor:
@@ -118,19 +126,17 @@ class TaskRun:
             Replica(Prompt(point.prompt, init_MD, point.seed), point.lr, point.seed)
             for point in points
         ]
+        names = [features.class_names[label] for label in classes]
         data = TrainingSet(
             views_XVE=views_NVE.to(device),
             label_X=label_N.to(device),
             index_SN=torch.tensor(drawn),
-            names=self._pack(classes),
+            names=text.pack(names, self.n_ctx),
             logit_scale=text.logit_scale,
             shots=shots,
+            template_KE=text.template_embeddings(names) if train.kg_weight else None,
         )
         self.fit = PromptFit(text.tower, data, self.replicas, train)
-
-    def _pack(self, classes: Sequence[int]) -> AnyNames:
-        names = [self.features.class_names[label] for label in classes]
-        return self.text.pack(names, self.n_ctx)
 
     def stored(self) -> list[StoredPrompt]:
         """Return the prompts of all points as they would be stored now."""

@@ -20,7 +20,7 @@ from pydantic import Field, RootModel, model_validator
 from pipeline.config import Config
 from pipeline.selection import TrialRecord
 
-Value = int | float | str
+Value = bool | int | float | str
 STARTUP_TRIALS = 8
 """Random proposals before TPE has something to learn from."""
 MAX_REJECTED_TPE = 5

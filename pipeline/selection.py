@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,20 +67,13 @@ def choose_compact(trials: Sequence[TrialRecord], within: float) -> TrialRecord:
     return min(close, key=lambda t: (t.size_bytes, -t.score, t.number))
 
 
-def choose_coop(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return plain CoOp at its best learning rate: the best full-rank, unquantized trial."""
-    plain = [
-        trial
-        for trial in trials
-        if trial.settings.get("prompt.rank") == "full"
-        and trial.settings.get("prompt.bits") == 16
-        and trial.settings.get("prompt.n_ctx", 4) == 4
-    ]
-    return choose_champion(plain) if plain else None
+def choose_winners(
+    trials: Sequence[TrialRecord], within: float, is_coop: Callable[[TrialRecord], bool]
+) -> dict[str, TrialRecord]:
+    """Return the configurations that are refit and tested.
 
-
-def choose_winners(trials: Sequence[TrialRecord], within: float) -> dict[str, TrialRecord]:
-    """Return the configurations that are refit and tested: champion, compact, coop."""
+    They are champion, compact, and plain CoOp at its best learning rate, if it was tried.
+    """
     winners = {"champion": choose_champion(trials), "compact": choose_compact(trials, within)}
-    coop = choose_coop(trials)
-    return winners | ({"coop": coop} if coop else {})
+    plain = [trial for trial in trials if is_coop(trial)]
+    return winners | ({"coop": choose_champion(plain)} if plain else {})

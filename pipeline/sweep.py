@@ -78,11 +78,20 @@ def cluster_resources() -> str:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """What every trial of a sweep shares."""
+    """What every trial of a sweep shares.
+
+    Attributes:
+        text: the text tower and tokenized names.
+        tasks: their features.
+        resolve: turns a trial's settings into its configuration.
+        expand: adds what a method of the settings stands for.
+        sweep: resources, shots and seeds.
+    """
 
     text: TextSide
     tasks: list[TaskFeatures]
     resolve: Callable[[Settings], tuple[PromptConfig, TrainConfig]]
+    expand: Callable[[Settings], Settings]
     sweep: SweepConfig
 
 
@@ -117,7 +126,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
         last = self.trial.history[-1]
         return TrialRecord(
             number=self.number,
-            settings=self.settings,
+            settings=self.job.expand(self.settings),
             score=last["score"],
             base=last["base"],
             new=last["new"],

@@ -34,6 +34,8 @@ class TrainConfig(Config):
     weight_decay: float = Field(ge=0)
     precision: Literal["float32", "bfloat16"]
     """Of the matrix products in the text tower; everything else stays in float32."""
+    kg_weight: float = Field(default=0.0, ge=0)
+    """Pull of the class embeddings to those of the template (KgCoOp's lambda; the paper's is 8)."""
     rounds: int = Field(ge=1)
     """How often a fit measures and reports; its steps are divided over the rounds."""
     fast: FastConfig
@@ -81,6 +83,7 @@ class TrainingSet:
         names: the K class names.
         logit_scale: the backbone's.
         shots: images per class that were asked for.
+        template_KE: unit class embeddings of the template, which KgCoOp pulls to; else None.
     """
 
     views_XVE: Tensor
@@ -89,6 +92,7 @@ class TrainingSet:
     names: AnyNames
     logit_scale: float
     shots: int
+    template_KE: Tensor | None = None
 
 
 class PromptFit:
@@ -105,14 +109,17 @@ class PromptFit:
         self.tower, self.data, self.replicas, self.config = tower, data, replicas, config
         self.device = data.views_XVE.device
         n_images = data.index_SN.shape[1]
-        self.rates_ST = [
-            config.rates(r.lr, n_images, data.shots, r.prompt.config) for r in replicas
-        ]
-        self.n_steps = len(self.rates_ST[0])
+        rates_ST = [config.rates(r.lr, n_images, data.shots, r.prompt.config) for r in replicas]
+        self.n_steps = len(rates_ST[0])
         self.round = self.step = 0
         self.orders = [self._batches(index_N, r.seed) for index_N, r in self._dealt()]
+        groups = [
+            {**group, "rates_T": rates_T}
+            for replica, rates_T in zip(replicas, rates_ST, strict=True)
+            for group in replica.prompt.groups()
+        ]
         self.optimizer = torch.optim.SGD(
-            [{"params": list(r.prompt.parameters()), "lr": r.lr} for r in replicas],
+            groups,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.schedule == "fast" and config.momentum > 0,
@@ -135,11 +142,12 @@ class PromptFit:
         for replica in self.replicas:
             replica.prompt.train()
         for row_SB, view_SB in zip(row_TSB, view_TSB, strict=True):
-            for group, rates_T in zip(self.optimizer.param_groups, self.rates_ST, strict=True):
-                group["lr"] = rates_T[self.step]
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["share"] * group["rates_T"][self.step]
             loss_S = self._losses(row_SB, view_SB)
             self.optimizer.zero_grad()
-            loss_S.sum().backward()  # type: ignore[no-untyped-call]
+            if loss_S.requires_grad:  # rank 0 has nothing to train
+                loss_S.sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             total_S += loss_S.detach()
             self.step += 1
@@ -183,12 +191,21 @@ class PromptFit:
         )
 
     def _losses(self, row_SB: Tensor, view_SB: Tensor) -> Tensor:
-        """Return the cross-entropy of each replica, `[S]` (arXiv 2109.01134, equation 3)."""
+        """Return each replica's loss, `[S]`: cross-entropy (arXiv 2109.01134, equation 3).
+
+        KgCoOp adds kg_weight * mean over classes of ||w - w_template||^2, of unit class
+        embeddings w (arXiv 2303.13283).
+        """
         image_SBE, context_SMD = self.data.views_XVE[row_SB, view_SB], self.contexts()
         in_half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_half):
             class_SKE = self.tower(context_SMD, self.data.names)
-        logits_SBK = logits(image_SBE, class_SKE.float(), self.data.logit_scale)
+        class_SKE = class_SKE.float()
+        logits_SBK = logits(image_SBE, class_SKE, self.data.logit_scale)
         label_SB = self.data.label_X[row_SB]
         loss_SB = F.cross_entropy(logits_SBK.transpose(1, 2), label_SB, reduction="none")
-        return loss_SB.mean(dim=1)
+        loss_S = loss_SB.mean(dim=1)
+        if self.data.template_KE is not None:
+            away_SKE = F.normalize(class_SKE, dim=-1) - self.data.template_KE
+            loss_S = loss_S + self.config.kg_weight * away_SKE.square().sum(dim=-1).mean(dim=-1)
+        return loss_S

@@ -10,7 +10,7 @@ from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
-from pipeline.params import Params, apply_settings, flatten, load_params
+from pipeline.params import Params, apply_settings, expand, flatten, is_method, load_params
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
 from pipeline.selection import TrialRecord, choose_champion, choose_winners
@@ -31,7 +31,9 @@ class Study:
 
 def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
     """Name the study by everything that its trials depend on; more trials continue it."""
-    depends = params.model_dump(mode="json", include={"prompt", "train", "sweep"})
+    depends = params.model_dump(
+        mode="json", include={"method", "methods", "prompt", "train", "sweep"}
+    )
     del depends["sweep"]["n_trials"]
     name = "sweep-" + value_hash([depends, data_hash, fingerprint])[:12]
     tags = {
@@ -64,7 +66,8 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
     axis = params.sweep.space.get("prompt.n_ctx")
     longest = max(int(value) for value in axis.ends) if axis else params.prompt.n_ctx
     text.check_names(longest)
-    job = SweepJob(text, tasks, partial(apply_settings, params), params.sweep)
+    resolve, complete = partial(apply_settings, params), partial(expand, params)
+    job = SweepJob(text, tasks, resolve, complete, params.sweep)
     data_hash = value_hash([task.data_hash for task in tasks])
     return job, identify(params, data_hash, backbone.fingerprint)
 
@@ -145,7 +148,11 @@ def save_results(params: Params, study: Study, records: list[TrialRecord]) -> No
         artifacts.TRIALS,
         {"study": study.name, "tags": study.tags, "trials": [asdict(record) for record in records]},
     )
-    winners = choose_winners(records, params.evaluate.compact_within)
+    winners = choose_winners(
+        records,
+        params.evaluate.compact_within,
+        lambda record: is_method(params, record.settings, "coop"),
+    )
     artifacts.save_json(
         artifacts.WINNERS,
         {

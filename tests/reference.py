@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 import torch
@@ -43,6 +44,17 @@ def squared_error(values: Sequence[float], centroids: Sequence[float]) -> float:
     return sum(min((value - centroid) ** 2 for centroid in centroids) for value in values)
 
 
+def best_clustering(values: Sequence[float], size: int) -> float:
+    """The least squared error of any split of the sorted values into at most `size` runs."""
+    ordered = sorted(values)
+    best = math.inf
+    for cuts in combinations_with_replacement(range(len(ordered) + 1), size - 1):
+        edges = [0, *cuts, len(ordered)]
+        runs = [ordered[i:j] for i, j in zip(edges, edges[1:], strict=False) if i < j]
+        best = min(best, sum((x - sum(run) / len(run)) ** 2 for run in runs for x in run))
+    return best
+
+
 def lloyd_1d(
     values: Sequence[float], centroids: Sequence[float], rounds: int = 1000
 ) -> list[float]:
@@ -71,6 +83,7 @@ def train_alone(
     weight_decay: float,
     nesterov: bool,
     logit_scale: float,
+    penalty: Callable[[Tensor], Tensor | float] = lambda _: 0.0,
 ) -> list[float]:
     """Stochastic gradient descent written out; the losses of all steps. Changes `parameters`.
 
@@ -83,8 +96,9 @@ def train_alone(
         class_KE = F.normalize(class_embeddings(), dim=-1)
         log_p_BK = torch.log_softmax(logit_scale * image_BE @ class_KE.T, dim=-1)
         loss = -torch.stack([row[label] for row, label in zip(log_p_BK, label_B, strict=True)])
-        gradients = torch.autograd.grad(loss.mean(), list(parameters))
-        losses.append(loss.mean().item())
+        total = loss.mean() + penalty(class_KE)
+        gradients = torch.autograd.grad(total, list(parameters))
+        losses.append(total.item())
         with torch.no_grad():
             for i, (weight, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                 step = gradient + weight_decay * weight

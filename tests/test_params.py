@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import apply_settings, flatten, load_params
+from pipeline.params import apply_settings, expand, flatten, is_method, load_params
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 
@@ -39,7 +39,11 @@ def test_shipped_params_are_valid() -> None:
          r"sweep\.tasks: 'fod' is not prepared; allowed are \['food-drink'"),
         (r"prompt.rank: full, prompt.bits: 16, prompt.n_ctx: 4",
          "prompt.rank: 2, prompt.bits: 16, prompt.n_ctx: 1",
-         r"sweep\.first: rank 2 with n_ctx 1: allowed are 1 to n_ctx"),
+         r"sweep\.first: rank 2 with n_ctx 1: allowed are 0 to n_ctx"),
+        (r"method: null", "method: copo", r"method: found 'copo'; allowed are \['coop', "),
+        (r"prompt.rank: 0}", "prompt.rnak: 0}", r"methods\.zero_shot: prompt\.rnak: unknown key"),
+        (r"prompt.rank: 1, prompt.dropout", "prompt.rank: 5, prompt.dropout",
+         r"methods\.rlp: rank 5 with n_ctx 4"),
         (r"\nprepare:", "\nprepare: [", r"not readable"),
     ],
 )  # fmt: skip
@@ -92,8 +96,45 @@ def test_settings_reach_nested_sections_and_leave_the_rest() -> None:
     "name", ["train.steps", "train.fast", "train.fast.step", "lr", "sweep.shots"]
 )
 def test_settings_that_do_not_exist_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name}: unknown key; allowed are .*train.fast.stride"):
+    with pytest.raises(
+        ValueError, match=f"{name}: unknown key; allowed are method and .*train.fast.stride"
+    ):
         apply_settings(load_params(SHIPPED), {name: 1})
+
+
+def test_a_method_is_a_point_of_the_family_and_what_is_set_beside_it_wins() -> None:
+    params = load_params(SHIPPED)
+    points = {name: apply_settings(params, {"method": name}) for name in params.methods}
+    assert points["coop"] == (params.prompt, params.train), "plain params are CoOp's"
+    assert points["zero_shot"][0].rank == 0
+    assert points["rlp"][0].rank == 1
+    assert points["rlp"][0].dropout > 0
+    assert points["residual"][0].residual.hidden > 0
+    assert points["qcoop"][0].bits == 1
+    assert (points["low_rank_quantized"][0].rank, points["low_rank_quantized"][0].bits) == (1, 1)
+    assert points["kgcoop"][1].kg_weight == 8
+    assert len({(prompt.model_dump_json(), train) for prompt, train in points.values()}) == len(
+        points
+    )
+    prompt, _ = apply_settings(params, {"method": "qcoop", "prompt.bits": 2})
+    assert prompt.bits == 2
+    assert expand(params, {"method": "qcoop", "prompt.bits": 2})["prompt.rank"] == "full"
+    assert expand(params, {"prompt.bits": 2}) == {"prompt.bits": 2}
+
+
+def test_the_method_of_params_lies_beneath_all_settings() -> None:
+    params = load_params(SHIPPED).model_copy(update={"method": "rlp"})
+    assert apply_settings(params, {})[0].rank == 1
+    assert apply_settings(params, {"prompt.rank": 2})[0].rank == 2
+    assert apply_settings(params, {"method": "qcoop"})[0].bits == 1
+
+
+def test_coop_is_known_by_what_it_is() -> None:
+    params = load_params(SHIPPED)
+    assert is_method(params, {"prompt.rank": "full", "prompt.n_ctx": 4, "train.lr": 0.3}, "coop")
+    assert is_method(params, {"method": "coop", "train.lr": 0.3}, "coop")
+    others = [{"prompt.n_ctx": 8}, {"prompt.bits": 8}, {"method": "rlp"}, {"train.kg_weight": 1}]
+    assert not any(is_method(params, settings, "coop") for settings in others)
 
 
 def test_flatten_uses_dotted_names() -> None:

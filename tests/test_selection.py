@@ -10,7 +10,6 @@ from pipeline.selection import (
     TrialRecord,
     choose_champion,
     choose_compact,
-    choose_coop,
     choose_winners,
     pareto_front,
 )
@@ -59,15 +58,8 @@ def test_without_tolerance_compact_is_the_champion() -> None:
 
 
 def test_coop_is_the_best_plain_trial() -> None:
-    plain = {"prompt__rank": "full", "prompt__bits": 16, "prompt__n_ctx": 4}
-    records = [
-        record(0, 0.9, 10, prompt__rank=1, prompt__bits=1, prompt__n_ctx=4),
-        record(1, 0.5, 10, **plain, train__lr=0.1),
-        record(2, 0.6, 10, **plain, train__lr=0.2),
-        record(3, 0.8, 10, **{**plain, "prompt__n_ctx": 8}),
-        record(4, 0.8, 10, **{**plain, "prompt__bits": 8}),
-    ]
-    assert choose_coop(records) == records[2]
-    assert choose_coop(records[:1]) is None
-    assert set(choose_winners(records, 0.01)) == {"champion", "compact", "coop"}
-    assert set(choose_winners(records[:1], 0.01)) == {"champion", "compact"}
+    records = [record(number, score, 10) for number, score in enumerate((0.9, 0.5, 0.6))]
+    plain = choose_winners(records, 0.01, lambda trial: trial.number in (1, 2))
+    assert set(plain) == {"champion", "compact", "coop"}
+    assert plain["coop"] == records[2]
+    assert set(choose_winners(records, 0.01, lambda _: False)) == {"champion", "compact"}

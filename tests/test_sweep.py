@@ -52,7 +52,7 @@ def sweep_config(**changes: Any) -> SweepConfig:
 
 @pytest.fixture(scope="module")
 def job(text: TextSide, features: TaskFeatures) -> SweepJob:
-    return SweepJob(text, [features], resolve, sweep_config())
+    return SweepJob(text, [features], resolve, dict, sweep_config())
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import CLIP_FRAME, train_config
 from pydantic import ValidationError
-from reference import coop_batches, train_alone
+from reference import coop_batches, coop_schedule, encode_context, train_alone
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -99,6 +99,76 @@ def test_training_is_the_loop_written_out(tower: TextTower, schedule: str, rank:
     per_round = torch.tensor(expected).view(config.rounds, -1).mean(dim=1)
     torch.testing.assert_close(finish(fit)[:, 0], per_round, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fit.contexts()[0], prompt(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kg_weight", [0.0, 8.0])
+def test_full_rank_is_coop_step_by_step(backbone: Backbone, kg_weight: float) -> None:
+    """Full rank, 16 bits and CoOp's schedule, against whole captions in open_clip's own tower."""
+    tower, config = backbone.text, train_config(schedule="coop", kg_weight=kg_weight)
+    template_KE = F.normalize(
+        encode_context(backbone.model, CLIP_FRAME, tower.embed(INIT), NAMES), dim=-1
+    )
+    fit = start(tower, [("full", 16, 0.1, 7)], config)
+    fit.data = replace(fit.data, template_KE=template_KE if kg_weight else None)
+    losses: list[float] = []
+    contexts: list[torch.Tensor] = []
+
+    def watched(*batch: torch.Tensor) -> torch.Tensor:
+        loss_S = PromptFit._losses(fit, *batch)
+        losses.append(loss_S.item())
+        return loss_S
+
+    fit._losses = watched  # type: ignore[method-assign]
+    fit.optimizer.register_step_post_hook(
+        lambda *_: contexts.append(fit.contexts()[0].detach().clone())
+    )
+    finish(fit)
+    rates = coop_schedule(0.1, N, SHOTS, 5, epochs=6)
+    batches = coop_batches(fit.data.index_SN[0], V, 7, 5, len(rates))
+    context_MD, trajectory = tower.embed(INIT).requires_grad_(), []
+
+    def class_embeddings() -> torch.Tensor:
+        trajectory.append(context_MD.detach().clone())
+        return encode_context(backbone.model, CLIP_FRAME, context_MD, NAMES)
+
+    expected = train_alone(
+        class_embeddings,
+        [context_MD],
+        [(fit.data.views_XVE[row, view], fit.data.label_X[row]) for row, view in batches],
+        rates,
+        config.momentum,
+        config.weight_decay,
+        False,
+        fit.data.logit_scale,
+        penalty=lambda class_KE: kg_weight * (class_KE - template_KE).square().sum(-1).mean(),
+    )
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4)
+    for found_MD, expected_MD in zip(contexts, [*trajectory[1:], context_MD], strict=True):
+        torch.testing.assert_close(found_MD, expected_MD, rtol=1e-4, atol=1e-4)
+
+
+def test_the_pull_to_the_template_pulls(tower: TextTower) -> None:
+    away = []
+    for kg_weight in (0.0, 1.0, 8.0):
+        fit = start(tower, [("full", 16, 0.001, 7)], train_config(40, kg_weight=kg_weight))
+        names, init_MD = fit.data.names, tower.embed(INIT)
+        template_KE = F.normalize(tower(init_MD[None], names)[0], dim=-1)
+        fit.data = replace(fit.data, template_KE=template_KE)
+        finish(fit)
+        learned_KE = F.normalize(tower(fit.contexts(), names)[0], dim=-1)
+        away.append((learned_KE - template_KE).square().sum().item())
+    assert away[0] > 2 * away[1] > 4 * away[2]
+
+
+def test_nothing_to_train_is_no_error(tower: TextTower) -> None:
+    fit = start(tower, [(0, 16, 0.1, 1), (1, 16, 0.1, 1)], train_config(20))
+    losses = finish(fit)
+    torch.testing.assert_close(losses[0, 0], losses[-1, 0], rtol=0.2, atol=0)
+    assert torch.equal(fit.replicas[0].prompt(), tower.embed(INIT))
+    assert losses[-1, 1] < losses[0, 1]
+    data = replace(fit.data, index_SN=fit.data.index_SN[:1])
+    alone = PromptFit(tower, data, fit.replicas[:1], train_config(20))
+    torch.testing.assert_close(finish(alone)[:, 0], losses[:, 0])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
