@@ -10,18 +10,12 @@ images of the same units chose the stride.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
+from bench.units import measure_missing, parser
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.few_shot import split_base_new
@@ -75,7 +69,6 @@ def settings_of(unit: Unit) -> dict[str, Any]:
 
 def measure_unit(unit: Unit) -> dict[str, Any]:
     """Train one unit; return the accuracies of every seed after every round."""
-    torch.set_num_threads(1)
     params = load_params()
     prompt, train = apply_settings(params, settings_of(unit))
     features = artifacts.load_features(artifacts.features_path(unit.task))
@@ -94,31 +87,15 @@ def measure_unit(unit: Unit) -> dict[str, Any]:
     return {**asdict(unit), "n_steps": run.fit.n_steps, "curve": curve}
 
 
-def load_results() -> dict[str, Any]:
-    """Return what was measured so far, by unit."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
 def main() -> None:
     """Measure what is missing, keeping every unit as soon as it is done; then write the docs."""
     from bench.schedules_report import write_report
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="*", default=load_params().tasks)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--report", action="store_true", help="write the docs, measure nothing")
-    options = parser.parse_args()
-    missing = [unit for unit in all_units(options.tasks) if unit.key not in load_results()]
-    if missing and not options.report:
-        with (
-            get_context("spawn").Pool(options.workers) as pool,
-            tqdm(total=len(missing), desc="schedules", unit="unit") as bar,
-        ):
-            for result in pool.imap_unordered(measure_unit, missing):
-                unit = Unit(result["task"], result["method"], result["stride"], result["shots"])
-                artifacts.save_json(RESULTS, {**load_results(), unit.key: result})
-                bar.update()
-    write_report(load_results())
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--tasks", nargs="*", default=load_params().tasks)
+    chosen = options.parse_args()
+    units = {} if chosen.report else {unit.key: unit for unit in all_units(chosen.tasks)}
+    write_report(measure_missing(RESULTS, units, measure_unit, chosen.workers))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ was measured, the moment it finishes. A sweep that was interrupted goes on from 
 from __future__ import annotations
 
 import json
+import math
+import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -41,6 +43,10 @@ class Choice(RootModel[Annotated[list[Value], Field(min_length=1)]]):
         """Return it in Optuna's terms."""
         return CategoricalDistribution(self.root)
 
+    def draw(self, rng: random.Random) -> Value:
+        """Draw a value."""
+        return rng.choice(self.root)
+
 
 class Range(Config):
     """An axis with all values between two."""
@@ -63,6 +69,12 @@ class Range(Config):
     def distribution(self) -> BaseDistribution:
         """Return it in Optuna's terms."""
         return FloatDistribution(self.low, self.high, log=self.log)
+
+    def draw(self, rng: random.Random) -> Value:
+        """Draw a value, from the logarithms if `log`."""
+        if self.log:
+            return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return rng.uniform(self.low, self.high)
 
 
 class SweepConfig(Config):

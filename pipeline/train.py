@@ -56,7 +56,7 @@ class TrainConfig(Config):
         if self.schedule == "coop":
             return rates
         boost = self.fast.boost.low_rank
-        if prompt.bits < 16:
+        if prompt.bits < 16 and prompt.quantizer.mode == "qat":
             boost = self.fast.boost.quantized
         elif prompt.rank == "full":
             boost = self.fast.boost.full
@@ -111,6 +111,8 @@ class PromptFit:
         n_images = data.index_SN.shape[1]
         rates_ST = [config.rates(r.lr, n_images, data.shots, r.prompt.config) for r in replicas]
         self.n_steps = len(rates_ST[0])
+        if not any(list(r.prompt.parameters()) for r in replicas):
+            self.n_steps = config.rounds  # nothing learns: a step a round, for its loss
         self.round = self.step = 0
         self.orders = [self._batches(index_N, r.seed) for index_N, r in self._dealt()]
         groups = [
