@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
@@ -22,11 +23,12 @@ from typing import Any, Literal
 from bench.units import Results, measure_missing, parser
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
+from pipeline.features import TaskFeatures
 from pipeline.few_shot import split_base_new
 from pipeline.metrics import harmonic_mean
 from pipeline.params import apply_settings, load_params
 from pipeline.provenance import value_hash
-from pipeline.run import Point, TaskRun
+from pipeline.run import Point, TaskRun, TextSide
 
 RESULTS = Path("bench/ablations.json")
 SEEDS = (1, 2, 3, 4, 5)
@@ -185,12 +187,19 @@ def chosen_settings(results: Results) -> dict[str, Settings]:
     return chosen
 
 
+@cache
+def load_task(task: str) -> tuple[TaskFeatures, TextSide]:
+    """Load a task's features and the text tower, once per process."""
+    params = load_params()
+    features = artifacts.load_features(artifacts.features_path(task))
+    backbone = load_backbone(params.backbone.on_cpu())
+    return features, backbone.text_side(params.prompt.init, features.class_names)
+
+
 def measure_unit(unit: Unit) -> Results:
     """Train a unit and return what was measured, by seed; accuracies in [0, 1]."""
-    params = load_params()
-    prompt, train = apply_settings(params, dict(unit.settings))
-    features = artifacts.load_features(artifacts.features_path(unit.task))
-    text = load_backbone(params.backbone.on_cpu()).text_side(prompt.init, features.class_names)
+    prompt, train = apply_settings(load_params(), dict(unit.settings))
+    features, text = load_task(unit.task)
     base, new = split_base_new(range(len(features.class_names)))
     if unit.protocol == "select":
         base, new = split_base_new(base)
