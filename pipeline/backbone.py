@@ -23,8 +23,9 @@ from torchvision.transforms import v2
 
 from pipeline.config import Config
 from pipeline.features import FeaturesConfig
+from pipeline.layout import Frame
 from pipeline.run import TextSide
-from pipeline.text_tower import BUDGET_BYTES, Frame, TextTower
+from pipeline.text_tower import BUDGET_BYTES, TextTower
 from pipeline.whole_tower import Tower, WholeTower
 
 Transform = Callable[[Image.Image], Tensor]

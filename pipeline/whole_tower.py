@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.layout import Frame
 from pipeline.packing import Names
-from pipeline.text_tower import BUDGET_BYTES, Frame, TextTower
+from pipeline.text_tower import BUDGET_BYTES, TextTower
 
 log = logging.getLogger(__name__)
 

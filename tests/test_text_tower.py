@@ -11,8 +11,9 @@ from reference import encode_context
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.layout import Frame
 from pipeline.packing import fill_rows
-from pipeline.text_tower import Frame, TextTower, is_causal
+from pipeline.text_tower import TextTower, is_causal
 
 RELATIVE = 1e-5  # float32 through two layers
 HALF = 2e-2  # bfloat16 keeps eight bits: two layers of roundings of 2^-9
