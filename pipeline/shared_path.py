@@ -1,11 +1,12 @@
 """One pass of a causal text tower in which all classes share the prefix.
 
 What does not depend on the context is not computed again: the start tokens (they see nothing
-but each other) in any block, and the names' queries, keys and values in the first block.
+but each other) in any block, and the names' queries, keys and values in the first block. Deep
+prompts stand where the context does, so this holds with them, too.
 
-Shapes: S replicas, K classes, O start tokens, M context tokens, P = O + M prefix positions, R
-rows of W packed positions, X = M + R W positions in a pass, L positions of the longest name, D
-text width. In `attend`, N counts sequences, Q their queries, X their keys.
+Shapes: S replicas, J deep prompts, K classes, O start tokens, M context tokens, P = O + M prefix
+positions, R rows of W packed positions, X = M + R W positions in a pass, L positions of the
+longest name, D text width. In `attend`, N counts sequences, Q their queries, X their keys.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.deep_prompts import replace_prompt
 from pipeline.frozen_linear import FrozenLinear
 from pipeline.packing import PackedNames
 
@@ -159,10 +161,12 @@ class SharedPath(nn.Module):
             return block.qkv(embeddings_RWD)
         return None
 
-    def forward(self, context_SMD: Tensor, names: PackedNames) -> Tensor:
+    def forward(
+        self, context_SMD: Tensor, names: PackedNames, deep_SJMD: Tensor | None = None
+    ) -> Tensor:
         """Return the states `[S, K, D]` that become class embeddings, in the rows' order.
 
-        `context_SMD` has its positions added.
+        `context_SMD` has its positions added; deep prompts replace its states as they are.
         """
         device, dtype = context_SMD.device, context_SMD.dtype
         if torch.is_autocast_enabled(device.type):
@@ -177,9 +181,11 @@ class SharedPath(nn.Module):
         last_mask = additive(names.seen_KX[:, None], dtype, n_replicas)
         names_SXD = names.embeddings_RWD.flatten(0, 1).expand(n_replicas, -1, -1)
         x_SXD, names_qkv = torch.cat([context_SMD, names_SXD], dim=1), names.first_qkv
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
+            x_SXD = replace_prompt(x_SXD, deep_SJMD, index, start=0)
             x_SXD = block(x_SXD, names, masks, names_qkv)
             names_qkv = None
+        x_SXD = replace_prompt(x_SXD, deep_SJMD, len(self.blocks), start=0)
         return self.last.last(x_SXD, names, last_mask)
 
 

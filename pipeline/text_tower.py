@@ -5,10 +5,10 @@ A causal tower with a shared context in front of the names computes the same sta
 to their keys and values. Names are packed, several to a row, so that hardly a position is
 padding, and a mask keeps them apart. In the last layer only the position that becomes the
 class embedding is computed. All three are identities of a causal transformer, not
-approximations.
+approximations. They hold with deep prompts, too, since all classes share those.
 
-Shapes: S replicas, K classes, M context tokens, P prefix positions (start tokens and context),
-L positions of what follows them, X = P + L, D text width, E joint embedding width.
+Shapes: S replicas, J deep prompts, K classes, M context tokens, P prefix positions (start tokens
+and context), L positions of what follows them, X = P + L, D text width, E joint embedding width.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.deep_prompts import replace_prompt
 from pipeline.layout import Frame, read_layout
 from pipeline.packing import Names, PackedNames, PaddedNames, pack_tails
 from pipeline.shared_path import SharedPath, is_plain
@@ -150,23 +151,35 @@ class TextTower(nn.Module):
             states_XD = torch.cat([states_XD, self.cls_emb[None].float()])
         return states_XD + self.positional_embedding[: len(states_XD)].float()
 
-    def forward(self, context_SMD: Tensor, names: Names) -> Tensor:
+    def forward(self, context_SMD: Tensor, names: Names, deep_SJMD: Tensor | None = None) -> Tensor:
         """Return the class embeddings of S contexts, `[S, K, E]`, not normalized.
 
         Equal to the plain full-length path of the tower up to rounding (tests/reference.py).
+
+        Args:
+            context_SMD: embeddings in the place of words', their positions not added.
+            names: the classes.
+            deep_SJMD: deep prompts, which all classes share (MaPLe, arXiv 2210.03117): before
+                block i = 1..J, counted from 0, they replace the states of the context as they
+                are, without positions. J may be 0.
+
+        Raises:
+            ValueError: if there are more deep prompts than blocks behind the first.
         """
         assert context_SMD.shape[1] == names.n_ctx, "names were packed for another n_ctx"
+        self._check_deep(context_SMD, deep_SJMD)
         start = len(self.frame.sos)
         position_MD = self.positional_embedding[start : start + names.n_ctx].float()
         context_SMD = context_SMD + position_MD
         size = self._chunk(len(context_SMD), names) if torch.is_grad_enabled() else names.n_parts
         if size >= names.n_parts:
-            return self._encode(context_SMD, names)[:, names.order_K]
+            return self._encode(context_SMD, names, deep_SJMD)[:, names.order_K]
         chunks = [
             checkpoint(
                 self._encode,
                 context_SMD,
                 names.part(start, start + size),
+                deep_SJMD,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
@@ -174,18 +187,29 @@ class TextTower(nn.Module):
         ]
         return torch.cat(chunks, dim=1)[:, names.order_K]
 
+    def _check_deep(self, context_SMD: Tensor, deep_SJMD: Tensor | None) -> None:
+        if deep_SJMD is None:
+            return
+        n_replicas, found, *rest = deep_SJMD.shape
+        assert (n_replicas, *rest) == context_SMD.shape, "deep prompts are shaped like the context"
+        if found >= len(self.blocks):
+            raise ValueError(
+                f"deep text prompts: found {found}; allowed: 0 to {len(self.blocks) - 1}, one "
+                f"for each of the tower's {len(self.blocks)} blocks but the first"
+            )
+
     def _chunk(self, n_replicas: int, names: Names) -> int:
         """Return how many parts of the names fit the budget at once, at least one."""
         per_part = names.n_positions / names.n_parts + names.n_ctx
         n_bytes = 4 * FLOATS_PER_POSITION * self.width * len(self.blocks) * per_part * n_replicas
         return max(1, int(self.budget_bytes // n_bytes))
 
-    def _encode(self, context_SMD: Tensor, names: Names) -> Tensor:
+    def _encode(self, context_SMD: Tensor, names: Names, deep_SJMD: Tensor | None) -> Tensor:
         """Return the embeddings `[S, K, E]` of classes in the order of `names`."""
         if isinstance(names, PackedNames):
-            class_SKD = self.shared(context_SMD, names)
+            class_SKD = self.shared(context_SMD, names, deep_SJMD)
         else:
-            class_SKD = self._encode_padded(context_SMD, names)
+            class_SKD = self._encode_padded(context_SMD, names, deep_SJMD)
         class_SKE: Tensor = self.ln_final(class_SKD)
         if isinstance(self.text_projection, nn.Linear):
             class_SKE = self.text_projection(class_SKE)
@@ -193,7 +217,9 @@ class TextTower(nn.Module):
             class_SKE = class_SKE @ self.text_projection
         return class_SKE
 
-    def _encode_padded(self, context_SMD: Tensor, names: PaddedNames) -> Tensor:
+    def _encode_padded(
+        self, context_SMD: Tensor, names: PaddedNames, deep_SJMD: Tensor | None
+    ) -> Tensor:
         """Run every class on its own through the tower's blocks; return `[S, K, D]`."""
         n_replicas, n_classes = len(context_SMD), len(names.pooled_K)
         start_SOD = self.start_OD.expand(n_replicas, -1, -1)
@@ -201,11 +227,13 @@ class TextTower(nn.Module):
         prefix_SKPD = prefix_SPD[:, None].expand(-1, n_classes, -1, -1)
         rest_SKLD = names.embeddings_KLD.expand(n_replicas, -1, -1, -1)
         x_SKXD = torch.cat([prefix_SKPD, rest_SKLD], dim=2)
+        deep_SJ1MD = None if deep_SJMD is None else deep_SJMD[:, :, None]
         mask = names.mask
         if mask is not None and mask.ndim == 3:
             heads = self.blocks[0].attn.num_heads
             mask = mask.repeat(n_replicas, 1, 1).repeat_interleave(heads, dim=0)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
+            x_SKXD = replace_prompt(x_SKXD, deep_SJ1MD, index, start=len(self.frame.sos))
             x_NXD = block(x_SKXD.flatten(0, 1), attn_mask=mask)
             x_SKXD = torch.unflatten(x_NXD, 0, (n_replicas, n_classes))
         return x_SKXD[:, torch.arange(n_classes, device=x_SKXD.device), names.pooled_K]

@@ -10,11 +10,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def encode_context(model: Any, frame: Any, context_MD: Tensor, names: list[list[int]]) -> Tensor:
+def encode_context(
+    model: Any,
+    frame: Any,
+    context_MD: Tensor,
+    names: list[list[int]],
+    deep_JMD: Sequence[Tensor] = (),
+) -> Tensor:
     """Class embeddings `[K, E]` of `SOS context name EOS pad`, all positions, one class a pass.
 
     Runs open_clip's own code on whole captions (`encode_text` of a model, or a text tower), and
-    puts the context in place of the word embeddings that follow SOS.
+    puts the context in place of the word embeddings that follow SOS. Deep prompts take the place
+    of its states before block 1, 2, ...
     """
     text = getattr(model, "text", model)
     encode = getattr(model, "encode_text", model)
@@ -24,7 +31,9 @@ def encode_context(model: Any, frame: Any, context_MD: Tensor, names: list[list[
         before, after = embeddings_1LD[:, :start], embeddings_1LD[:, stop:]
         return torch.cat([before, context_MD[None], after], dim=1)
 
-    hook = text.token_embedding.register_forward_hook(put_context)
+    hooks = [text.token_embedding.register_forward_hook(put_context)]
+    for block, prompt_MD in zip(text.transformer.resblocks[1:], deep_JMD, strict=False):
+        hooks.append(block.register_forward_pre_hook(put_before(prompt_MD, start)))
     out = []
     try:
         for name in names:
@@ -34,8 +43,20 @@ def encode_context(model: Any, frame: Any, context_MD: Tensor, names: list[list[
             encoded = encode(torch.tensor([ids]))  # CoCa's text tower returns its tokens, too
             out.append((encoded[0] if isinstance(encoded, tuple) else encoded)[0])
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return torch.stack(out)
+
+
+def put_before(prompt_MD: Tensor, start: int) -> Callable[[Any, tuple[Tensor]], tuple[Tensor]]:
+    """A hook that puts a prompt in place of M positions of what enters a module, `[1, L, D]`."""
+    stop = start + len(prompt_MD)
+
+    def put(_module: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        before, after = inputs[0][:, :start], inputs[0][:, stop:]
+        return (torch.cat([before, prompt_MD[None], after], dim=1),)
+
+    return put
 
 
 def squared_error(values: Sequence[float], centroids: Sequence[float]) -> float:

@@ -45,11 +45,11 @@ TRUNCATED = ["custom blocks"]
 FULL = [kind for kind in OPTIONS if kind not in SHARED + TRUNCATED]
 
 
-def build(kind: str) -> tuple[Any, Frame]:
+def build(kind: str, **changed: Any) -> tuple[Any, Frame]:
     """Return a tiny model, with biases and norms that are not trivial, and its frame."""
     torch.manual_seed(3)
     make = open_clip.CustomTextCLIP if kind.startswith("custom") else open_clip.CLIP
-    config = clip_config(**OPTIONS[kind])
+    config = clip_config(**{**OPTIONS[kind], **changed})
     model = make(
         config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu="quick" in kind
     )
