@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.deep_prompts import replace_prompt
+from pipeline.frozen_block import is_plain
 from pipeline.layout import Frame, read_layout
 from pipeline.packing import Names, PackedNames, PaddedNames, pack_tails
-from pipeline.shared_path import SharedPath, is_plain
+from pipeline.shared_path import SharedPath
 
 log = logging.getLogger(__name__)
 
