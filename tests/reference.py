@@ -59,6 +59,26 @@ def put_before(prompt_MD: Tensor, start: int) -> Callable[[Any, tuple[Tensor]], 
     return put
 
 
+def encode_prompted(visual: Any, pictures_B3HW: Tensor, prompt_JMW: Tensor) -> Tensor:
+    """Image embeddings `[B, E]` with deep vision prompts, one image a pass.
+
+    Runs open_clip's own vision transformer. The first prompts are appended to what enters
+    `ln_pre`, the others take their place before block 1, 2, ...
+    """
+    n_tokens = len(visual.positional_embedding)
+    blocks = visual.transformer.resblocks
+    hooks = [
+        module.register_forward_pre_hook(put_before(prompt_MW, n_tokens))
+        for module, prompt_MW in zip([visual.ln_pre, *blocks[1:]], prompt_JMW, strict=False)
+    ]
+    try:
+        encoded = [visual(picture_3HW[None]) for picture_3HW in pictures_B3HW]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat([out[0] if isinstance(out, tuple) else out for out in encoded])
+
+
 def squared_error(values: Sequence[float], centroids: Sequence[float]) -> float:
     """The sum of each value's squared distance to its closest centroid."""
     return sum(min((value - centroid) ** 2 for centroid in centroids) for value in values)
