@@ -23,8 +23,10 @@ from torchvision.transforms import v2
 
 from pipeline.config import Config
 from pipeline.features import FeaturesConfig
+from pipeline.layout import Frame
 from pipeline.run import TextSide
-from pipeline.text_tower import BUDGET_BYTES, Frame, TextTower
+from pipeline.text_tower import BUDGET_BYTES, TextTower
+from pipeline.vision_tower import VisionTower
 from pipeline.whole_tower import Tower, WholeTower
 
 Transform = Callable[[Image.Image], Tensor]
@@ -103,6 +105,14 @@ class Backbone:
                 )
             name_tokens[name] = caption[len(words) :]
         return TextSide(self.text, self.logit_scale, words, name_tokens)
+
+    def vision_side(self, budget_bytes: int = BUDGET_BYTES) -> VisionTower:
+        """Return the image tower in the form that takes prompts, a new one at every call.
+
+        Raises:
+            ValueError: if it cannot take any; text prompts do not need it.
+        """
+        return VisionTower(self.model.visual, budget_bytes).to(self.device)
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:

@@ -1,11 +1,12 @@
 """One pass of a causal text tower in which all classes share the prefix.
 
 What does not depend on the context is not computed again: the start tokens (they see nothing
-but each other) in any block, and the names' queries, keys and values in the first block.
+but each other) in any block, and the names' queries, keys and values in the first block. Deep
+prompts stand where the context does, so this holds with them, too.
 
-Shapes: S replicas, K classes, O start tokens, M context tokens, P = O + M prefix positions, R
-rows of W packed positions, X = M + R W positions in a pass, L positions of the longest name, D
-text width. In `attend`, N counts sequences, Q their queries, X their keys.
+Shapes: S replicas, J deep prompts, K classes, O start tokens, M context tokens, P = O + M prefix
+positions, R rows of W packed positions, X = M + R W positions in a pass, L positions of the
+longest name, D text width. In `additive`, N counts sequences, Q their queries, X their keys.
 """
 
 from __future__ import annotations
@@ -16,31 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.frozen_linear import FrozenLinear
+from pipeline.deep_prompts import replace_prompt
+from pipeline.frozen_block import FrozenBlock, attend
 from pipeline.packing import PackedNames
 
 
-class SharedBlock(nn.Module):
-    """A transformer block of open_clip over `[context, packed names]`.
-
-    x = x + out_proj(attention(ln_1(x)));  x = x + mlp(ln_2(x))
-    """
+class SharedBlock(FrozenBlock):
+    """A transformer block of open_clip over `[context, packed names]`."""
 
     start_OC: Tensor
 
     def __init__(self, block: Any) -> None:
         """Share the block's weights; `start` gives it the start tokens."""
-        super().__init__()
-        attention, mlp = block.attn, block.mlp
-        self.heads = int(attention.num_heads)
-        self.width = int(attention.embed_dim)
-        self.ln_1, self.ln_2 = block.ln_1, block.ln_2
-        self.ls_1, self.ls_2 = block.ls_1, block.ls_2
-        self.activation = mlp.gelu
-        self.in_proj = FrozenLinear(attention.in_proj_weight, attention.in_proj_bias)
-        self.out_proj = FrozenLinear(attention.out_proj.weight, attention.out_proj.bias)
-        self.c_fc = FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias)
-        self.c_proj = FrozenLinear(mlp.c_proj.weight, mlp.c_proj.bias)
+        super().__init__(block)
         self.register_buffer("start_OC", torch.zeros(0, 2 * self.width), persistent=False)
 
     @torch.no_grad()
@@ -55,11 +44,6 @@ class SharedBlock(nn.Module):
         self.start_OC = memory
         mask = torch.full((len(x_OD), len(x_OD)), float("-inf"), device=x_OD.device).triu(1)
         out: Tensor = block(x_OD[None], attn_mask=mask)[0] if len(x_OD) else x_OD
-        return out
-
-    def qkv(self, x: Tensor) -> Tensor:
-        """Return queries, keys and values side by side, `[..., 3 D]`."""
-        out: Tensor = self.in_proj(self.ln_1(x))
         return out
 
     def forward(
@@ -104,23 +88,14 @@ class SharedBlock(nn.Module):
         start_key, start_value = start.chunk(2, dim=-1)
         return torch.cat([start_key, key_S1MD], 2), torch.cat([start_value, value_S1MD], 2)
 
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Apply the output projection, both residual branches and the MLP."""
-        x = x + self.ls_1(self.out_proj(attended))
-        out: Tensor = x + self.ls_2(self.c_proj(self.activation(self.c_fc(self.ln_2(x)))))
-        return out
-
 
 class LastSharedBlock(SharedBlock):
     """The last block, computed only at the tokens that become class embeddings."""
 
     def __init__(self, block: Any) -> None:
-        """Share the block's weights; the projection to queries stands alone."""
+        """Share the block's weights."""
         super().__init__(block)
-        width, weight, bias = self.width, block.attn.in_proj_weight, block.attn.in_proj_bias
-        del self.in_proj
-        self.query_proj = FrozenLinear(weight[:width], None if bias is None else bias[:width])
-        self.memory_proj = FrozenLinear(weight[width:], None if bias is None else bias[width:])
+        self.part_queries()
 
     def last(self, x_SXD: Tensor, names: PackedNames, mask: Tensor) -> Tensor:
         """Return the states `[S, K, D]` of the last tokens; the mask is `[S K, 1, 1, P + L]`."""
@@ -159,10 +134,12 @@ class SharedPath(nn.Module):
             return block.qkv(embeddings_RWD)
         return None
 
-    def forward(self, context_SMD: Tensor, names: PackedNames) -> Tensor:
+    def forward(
+        self, context_SMD: Tensor, names: PackedNames, deep_SJMD: Tensor | None = None
+    ) -> Tensor:
         """Return the states `[S, K, D]` that become class embeddings, in the rows' order.
 
-        `context_SMD` has its positions added.
+        `context_SMD` has its positions added; deep prompts replace its states as they are.
         """
         device, dtype = context_SMD.device, context_SMD.dtype
         if torch.is_autocast_enabled(device.type):
@@ -177,23 +154,12 @@ class SharedPath(nn.Module):
         last_mask = additive(names.seen_KX[:, None], dtype, n_replicas)
         names_SXD = names.embeddings_RWD.flatten(0, 1).expand(n_replicas, -1, -1)
         x_SXD, names_qkv = torch.cat([context_SMD, names_SXD], dim=1), names.first_qkv
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
+            x_SXD = replace_prompt(x_SXD, deep_SJMD, index, start=0)
             x_SXD = block(x_SXD, names, masks, names_qkv)
             names_qkv = None
+        x_SXD = replace_prompt(x_SXD, deep_SJMD, len(self.blocks), start=0)
         return self.last.last(x_SXD, names, last_mask)
-
-
-def is_plain(block: Any) -> bool:
-    """Return whether a block is open_clip's usual one, which the shared path computes itself."""
-    attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", ())
-    return (
-        isinstance(attention, nn.MultiheadAttention)
-        and attention.in_proj_weight is not None
-        and attention.bias_k is None
-        and all(hasattr(mlp, part) for part in ("c_fc", "gelu", "c_proj"))
-        and len(mlp) == 3
-        and all(hasattr(block, part) for part in ("ln_1", "ln_2", "ls_1", "ls_2"))
-    )
 
 
 def additive(seen_NQX: Tensor, dtype: torch.dtype, n_replicas: int) -> Tensor:
@@ -201,18 +167,6 @@ def additive(seen_NQX: Tensor, dtype: torch.dtype, n_replicas: int) -> Tensor:
     mask_NQX = torch.zeros(seen_NQX.shape, dtype=dtype, device=seen_NQX.device)
     mask_NQX = mask_NQX.masked_fill_(~seen_NQX, float("-inf"))
     return mask_NQX.expand(n_replicas, -1, -1, -1).flatten(0, 1)[:, None]
-
-
-def attend(
-    query_SNQD: Tensor, key_SNXD: Tensor, value_SNXD: Tensor, mask: Tensor, heads: int
-) -> Tensor:
-    """Return softmax attention `[S, N, Q, D]` under an additive mask `[S N, 1, Q, X]`."""
-    query, key, value = (
-        torch.unflatten(x.flatten(0, 1), -1, (heads, -1)).transpose(1, 2)
-        for x in (query_SNQD, key_SNXD, value_SNXD)
-    )
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return torch.unflatten(out.transpose(1, 2).flatten(2), 0, query_SNQD.shape[:2])
 
 
 def cut(x_SXD: Tensor, n_ctx: int) -> tuple[Tensor, Tensor]:

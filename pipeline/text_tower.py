@@ -5,24 +5,27 @@ A causal tower with a shared context in front of the names computes the same sta
 to their keys and values. Names are packed, several to a row, so that hardly a position is
 padding, and a mask keeps them apart. In the last layer only the position that becomes the
 class embedding is computed. All three are identities of a causal transformer, not
-approximations.
+approximations. They hold with deep prompts, too, since all classes share those.
 
-Shapes: S replicas, K classes, M context tokens, P prefix positions (start tokens and context),
-L positions of what follows them, X = P + L, D text width, E joint embedding width.
+Shapes: S replicas, J deep prompts, K classes, M context tokens, P prefix positions (start tokens
+and context), L positions of what follows them, X = P + L, D text width, E joint embedding width.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.packing import Names, PackedNames, PaddedNames, Tail, pack_tails
-from pipeline.shared_path import SharedPath, is_plain
+from pipeline.deep_prompts import replace_prompt
+from pipeline.frozen_block import is_plain
+from pipeline.layout import Frame, read_layout
+from pipeline.packing import Names, PackedNames, PaddedNames, pack_tails
+from pipeline.shared_path import SharedPath
 
 log = logging.getLogger(__name__)
 
@@ -34,33 +37,6 @@ KEPT_PACKS = 32
 """Packed sets of names that a tower keeps."""
 FLOATS_PER_POSITION = 24
 """Floats, in text widths, that a layer keeps of a position for the way back (tested)."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What a tokenizer puts around a caption.
-
-    Attributes:
-        sos: token ids in front.
-        eos: token ids behind.
-        pad: the id that fills the rest.
-    """
-
-    sos: tuple[int, ...]
-    eos: tuple[int, ...]
-    pad: int
-
-    def check(self, names: list[list[int]], room: int) -> None:
-        """Refuse names that are empty or too long.
-
-        Raises:
-            ValueError: naming the first.
-        """
-        for index, name in enumerate(names):
-            if not 0 < len(name) <= room:
-                raise ValueError(
-                    f"class {index}: its name has {len(name)} tokens; allowed: 1 to {room}"
-                )
 
 
 class TextTower(nn.Module):
@@ -86,7 +62,7 @@ class TextTower(nn.Module):
 
         Raises:
             ValueError: if the tower has no token table or transformer of its own to run on
-                embeddings (Hugging Face text encoders).
+                embeddings (Hugging Face text encoders), or its tokenizer is another's.
         """
         super().__init__()
         missing = [part for part in PARTS if not hasattr(text, part)]
@@ -96,23 +72,14 @@ class TextTower(nn.Module):
                 f"{', '.join(missing)}); allowed: open_clip's own text transformers"
             )
         self.frame, self.budget_bytes = frame, budget_bytes
+        self.layout = read_layout(text, frame)
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
         self.cls_emb: nn.Parameter | None = getattr(text, "cls_emb", None)
-        self.correct_cls_mask = bool(getattr(text, "correct_cls_mask", False))
-        self.use_pad_mask = bool(getattr(text, "use_pad_mask", False))
         self.blocks: Any = text.transformer.resblocks
         self.ln_final = text.ln_final
         self.text_projection = text.text_projection
-        self.pool = str(getattr(text, "text_pool_type", getattr(text, "pool_type", "argmax")))
-        self.eos_id = int(getattr(text, "text_eos_id", getattr(text, "eos_id", -1)))
-        self.pad_id = int(getattr(text, "pad_id", 0))
         self.register_buffer("attn_mask", text.attn_mask, persistent=False)
-        if self.pool == "eos" and self.cls_emb is None and self.eos_id not in frame.eos:
-            raise ValueError(
-                f"text tower {type(text).__name__}: pools at token {self.eos_id}, but its "
-                f"tokenizer closes captions with {list(frame.eos)}; allowed: a matching pair"
-            )
         self.path, reason = choose_path(self)
         log.info("text path: %s (%s)", self.path, reason)
         start_OD = self.embed(list(frame.sos)) + self.positional_embedding[: len(frame.sos)].float()
@@ -135,7 +102,7 @@ class TextTower(nn.Module):
     @property
     def context_length(self) -> int:
         """The number of positions, SOS and EOS included, an appended class token not."""
-        return int(self.positional_embedding.shape[0]) - (self.cls_emb is not None)
+        return self.layout.context_length
 
     def room(self, n_ctx: int) -> int:
         """Return how many tokens a name may have behind M context tokens."""
@@ -168,96 +135,52 @@ class TextTower(nn.Module):
 
     def _pack(self, names: list[list[int]], n_ctx: int) -> Names:
         self.frame.check(names, self.room(n_ctx))
-        n_prefix = len(self.frame.sos) + n_ctx
+        layout, n_prefix = self.layout, self.layout.n_prefix(n_ctx)
         if self.path == "shared":
-            packed = pack_tails([self._tail(name, n_ctx) for name in names], n_prefix, n_ctx)
+            tails = [layout.tail(name, n_ctx, self._states) for name in names]
+            packed = pack_tails(tails, n_prefix, n_ctx)
             return replace(packed, first_qkv=self.shared.first_qkv(packed.embeddings_RWD))
         longest = max(len(name) for name in names) + len(self.frame.eos)
         if self.path == "full":
             longest = self.context_length - n_prefix
-        return self._pad(names, n_ctx, longest)
-
-    def _ids(self, name: list[int], n_ctx: int) -> list[int]:
-        """Return the whole sequence of token ids; what stands for the context is not padding."""
-        context = [(*self.frame.sos, *name)[0]] * n_ctx
-        ids = [*self.frame.sos, *context, *name, *self.frame.eos]
-        return ids + [self.frame.pad] * (self.context_length - len(ids))
-
-    def _seen(self, ids: list[int]) -> list[bool]:
-        """Return which positions others may attend to, an appended class token included.
-
-        The mask of open_clip's CoCa hides padding; unless `correct_cls_mask`, it stands one
-        position off, so that the first padding is seen, and the class token not even by itself.
-        """
-        if self.cls_emb is None and not self.use_pad_mask:
-            return [True] * len(ids)
-        own = [token != self.pad_id for token in ids]
-        if self.cls_emb is None:
-            return own
-        return [*own, True] if self.correct_cls_mask else [True, *own]
-
-    def _pooled(self, ids: list[int]) -> int:
-        """Return the position that becomes the class embedding (open_clip's rules)."""
-        if self.cls_emb is not None:
-            return len(ids)
-        rules = {"first": 0, "last": len(ids) - 1}
-        if self.pool in rules:
-            return rules[self.pool]
-        return ids.index(self.eos_id if self.pool == "eos" else max(ids))
+        return layout.pad(names, n_ctx, longest, self._states, self.attn_mask)
 
     def _states(self, ids: list[int]) -> Tensor:
-        """Return word plus position embeddings of a whole sequence, `[L, D]`."""
-        states_LD = self.embed(ids)
+        """Return word plus position embeddings of a whole sequence, `[X, D]`."""
+        states_XD = self.embed(ids)
         if self.cls_emb is not None:
-            states_LD = torch.cat([states_LD, self.cls_emb[None].float()])
-        return states_LD + self.positional_embedding[: len(states_LD)].float()
+            states_XD = torch.cat([states_XD, self.cls_emb[None].float()])
+        return states_XD + self.positional_embedding[: len(states_XD)].float()
 
-    def _tail(self, name: list[int], n_ctx: int) -> Tail:
-        """Return what follows the context, without what the pooled position cannot see."""
-        ids = self._ids(name, n_ctx)
-        pooled, seen, n_prefix = self._pooled(ids), self._seen(ids), len(self.frame.sos) + n_ctx
-        words = n_prefix + len(name) + len(self.frame.eos)
-        kept = [i for i in range(n_prefix, pooled + 1) if i < words or seen[i] or i == pooled]
-        return Tail(self._states(ids)[kept], [seen[i] for i in kept], pooled)
-
-    def _pad(self, names: list[list[int]], n_ctx: int, longest: int) -> PaddedNames:
-        """Lay every class out on its own, `longest` positions behind the context."""
-        n_prefix = len(self.frame.sos) + n_ctx
-        sequences = [self._ids(name, n_ctx) for name in names]
-        stop = n_prefix + longest + (self.cls_emb is not None)
-        mask = None if self.attn_mask is None else self.attn_mask[:stop, :stop]
-        if self.cls_emb is not None or self.use_pad_mask:
-            seen_KX = torch.tensor([self._seen(ids)[:stop] for ids in sequences])
-            hidden_KXX = torch.zeros(len(names), stop, stop).masked_fill_(
-                ~seen_KX[:, None], float("-inf")
-            )
-            mask = hidden_KXX.to(self.positional_embedding) + (0 if mask is None else mask)
-        return PaddedNames(
-            embeddings_KLD=torch.stack([self._states(ids)[n_prefix:stop] for ids in sequences]),
-            mask=mask,
-            pooled_K=torch.tensor([self._pooled(ids) for ids in sequences]).to(
-                self.positional_embedding.device
-            ),
-            n_ctx=n_ctx,
-        )
-
-    def forward(self, context_SMD: Tensor, names: Names) -> Tensor:
+    def forward(self, context_SMD: Tensor, names: Names, deep_SJMD: Tensor | None = None) -> Tensor:
         """Return the class embeddings of S contexts, `[S, K, E]`, not normalized.
 
         Equal to the plain full-length path of the tower up to rounding (tests/reference.py).
+
+        Args:
+            context_SMD: embeddings in the place of words', their positions not added.
+            names: the classes.
+            deep_SJMD: deep prompts, which all classes share (MaPLe, arXiv 2210.03117): before
+                block i = 1..J, counted from 0, they replace the states of the context as they
+                are, without positions. J may be 0.
+
+        Raises:
+            ValueError: if there are more deep prompts than blocks behind the first.
         """
         assert context_SMD.shape[1] == names.n_ctx, "names were packed for another n_ctx"
+        self._check_deep(context_SMD, deep_SJMD)
         start = len(self.frame.sos)
         position_MD = self.positional_embedding[start : start + names.n_ctx].float()
         context_SMD = context_SMD + position_MD
         size = self._chunk(len(context_SMD), names) if torch.is_grad_enabled() else names.n_parts
         if size >= names.n_parts:
-            return self._encode(context_SMD, names)[:, names.order_K]
+            return self._encode(context_SMD, names, deep_SJMD)[:, names.order_K]
         chunks = [
             checkpoint(
                 self._encode,
                 context_SMD,
                 names.part(start, start + size),
+                deep_SJMD,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
@@ -265,18 +188,29 @@ class TextTower(nn.Module):
         ]
         return torch.cat(chunks, dim=1)[:, names.order_K]
 
+    def _check_deep(self, context_SMD: Tensor, deep_SJMD: Tensor | None) -> None:
+        if deep_SJMD is None:
+            return
+        n_replicas, found, *rest = deep_SJMD.shape
+        assert (n_replicas, *rest) == context_SMD.shape, "deep prompts are shaped like the context"
+        if found >= len(self.blocks):
+            raise ValueError(
+                f"deep text prompts: found {found}; allowed: 0 to {len(self.blocks) - 1}, one "
+                f"for each of the tower's {len(self.blocks)} blocks but the first"
+            )
+
     def _chunk(self, n_replicas: int, names: Names) -> int:
         """Return how many parts of the names fit the budget at once, at least one."""
         per_part = names.n_positions / names.n_parts + names.n_ctx
         n_bytes = 4 * FLOATS_PER_POSITION * self.width * len(self.blocks) * per_part * n_replicas
         return max(1, int(self.budget_bytes // n_bytes))
 
-    def _encode(self, context_SMD: Tensor, names: Names) -> Tensor:
+    def _encode(self, context_SMD: Tensor, names: Names, deep_SJMD: Tensor | None) -> Tensor:
         """Return the embeddings `[S, K, E]` of classes in the order of `names`."""
         if isinstance(names, PackedNames):
-            class_SKD = self.shared(context_SMD, names)
+            class_SKD = self.shared(context_SMD, names, deep_SJMD)
         else:
-            class_SKD = self._encode_padded(context_SMD, names)
+            class_SKD = self._encode_padded(context_SMD, names, deep_SJMD)
         class_SKE: Tensor = self.ln_final(class_SKD)
         if isinstance(self.text_projection, nn.Linear):
             class_SKE = self.text_projection(class_SKE)
@@ -284,21 +218,25 @@ class TextTower(nn.Module):
             class_SKE = class_SKE @ self.text_projection
         return class_SKE
 
-    def _encode_padded(self, context_SMD: Tensor, names: PaddedNames) -> Tensor:
+    def _encode_padded(
+        self, context_SMD: Tensor, names: PaddedNames, deep_SJMD: Tensor | None
+    ) -> Tensor:
         """Run every class on its own through the tower's blocks; return `[S, K, D]`."""
-        (n_replicas, _, width), n_classes = context_SMD.shape, len(names.pooled_K)
+        n_replicas, n_classes = len(context_SMD), len(names.pooled_K)
         start_SOD = self.start_OD.expand(n_replicas, -1, -1)
         prefix_SPD = torch.cat([start_SOD, context_SMD], dim=1)
         prefix_SKPD = prefix_SPD[:, None].expand(-1, n_classes, -1, -1)
         rest_SKLD = names.embeddings_KLD.expand(n_replicas, -1, -1, -1)
-        x_NXD = torch.cat([prefix_SKPD, rest_SKLD], dim=2).flatten(0, 1)
+        x_SKXD = torch.cat([prefix_SKPD, rest_SKLD], dim=2)
+        deep_SJ1MD = None if deep_SJMD is None else deep_SJMD[:, :, None]
         mask = names.mask
         if mask is not None and mask.ndim == 3:
             heads = self.blocks[0].attn.num_heads
             mask = mask.repeat(n_replicas, 1, 1).repeat_interleave(heads, dim=0)
-        for block in self.blocks:
-            x_NXD = block(x_NXD, attn_mask=mask)
-        x_SKXD = x_NXD.view(n_replicas, n_classes, -1, width)
+        for index, block in enumerate(self.blocks):
+            x_SKXD = replace_prompt(x_SKXD, deep_SJ1MD, index, start=len(self.frame.sos))
+            x_NXD = block(x_SKXD.flatten(0, 1), attn_mask=mask)
+            x_SKXD = torch.unflatten(x_NXD, 0, (n_replicas, n_classes))
         return x_SKXD[:, torch.arange(n_classes, device=x_SKXD.device), names.pooled_K]
 
 
@@ -310,17 +248,18 @@ def is_causal(mask: Tensor) -> bool:
 
 def choose_path(tower: TextTower) -> tuple[Path, str]:
     """Return the path that a tower allows, and the reason."""
+    layout = tower.layout
     if tower.attn_mask is None:
         return "full", "the tower has no causal mask"
     if not is_causal(tower.attn_mask):
         return "full", "the tower's attention mask is not causal"
-    if tower.cls_emb is None and tower.pool not in ("argmax", "eos"):
-        return "full", f"the tower pools its {tower.pool} position, not EOS"
-    if tower.cls_emb is None and not tower.frame.eos:
+    if not layout.appended and layout.pool not in ("argmax", "eos"):
+        return "full", f"the tower pools its {layout.pool} position, not EOS"
+    if not layout.appended and not tower.frame.eos:
         return "full", "the tokenizer closes captions with padding alone"
     if not all(is_plain(block) for block in tower.blocks):
-        if tower.cls_emb is not None:
+        if layout.appended:
             return "full", "the tower appends a class token, and its blocks are not the usual ones"
         return "truncated", "causal mask, but the blocks are not the usual ones"
-    end = "EOS" if tower.cls_emb is None else "an appended class token"
+    end = "an appended class token" if layout.appended else "EOS"
     return "shared", f"causal mask, pooled at {end}"

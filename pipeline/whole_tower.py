@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.layout import Frame
 from pipeline.packing import Names
-from pipeline.text_tower import BUDGET_BYTES, Frame, TextTower
+from pipeline.text_tower import BUDGET_BYTES, TextTower
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +88,20 @@ class WholeTower(nn.Module):
         )
         return WholeNames(token_KL.to(self.device), n_ctx)
 
-    def forward(self, context_SMD: Tensor, names: WholeNames) -> Tensor:
-        """Return the class embeddings of S contexts, `[S, K, E]`, not normalized."""
+    def forward(
+        self, context_SMD: Tensor, names: WholeNames, deep_SJMD: Tensor | None = None
+    ) -> Tensor:
+        """Return the class embeddings of S contexts, `[S, K, E]`, not normalized.
+
+        Raises:
+            ValueError: if there are deep prompts, for which the blocks would be needed.
+        """
         assert context_SMD.shape[1] == names.n_ctx, "names were packed for another n_ctx"
+        if deep_SJMD is not None:
+            raise ValueError(
+                f"deep text prompts: found the text tower {type(self.text.transformer).__name__}, "
+                "which only runs as a whole; allowed: open_clip's own text transformers"
+            )
         n_bytes = 100 * self.width * self.layers * names.token_KL.shape[1] * len(context_SMD)
         size = max(1, int(self.budget_bytes // n_bytes))
         if size >= len(names.token_KL) or not torch.is_grad_enabled():

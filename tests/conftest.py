@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from pipeline.backbone import Backbone, BackboneConfig, build_clip, load_backbone, save_clip
 from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
 from pipeline.features import TaskFeatures
+from pipeline.layout import Frame
 from pipeline.manifest import Manifest
 from pipeline.run import TextSide
-from pipeline.text_tower import Frame, TextTower
+from pipeline.text_tower import TextTower
 from pipeline.train import TrainConfig
 
 torch.set_num_threads(1)

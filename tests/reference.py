@@ -11,11 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def encode_context(model: Any, frame: Any, context_MD: Tensor, names: list[list[int]]) -> Tensor:
+def encode_context(
+    model: Any,
+    frame: Any,
+    context_MD: Tensor,
+    names: list[list[int]],
+    deep_JMD: Sequence[Tensor] = (),
+) -> Tensor:
     """Class embeddings `[K, E]` of `SOS context name EOS pad`, all positions, one class a pass.
 
     Runs open_clip's own code on whole captions (`encode_text` of a model, or a text tower), and
-    puts the context in place of the word embeddings that follow SOS.
+    puts the context in place of the word embeddings that follow SOS. Deep prompts take the place
+    of its states before block 1, 2, ...
     """
     text = getattr(model, "text", model)
     encode = getattr(model, "encode_text", model)
@@ -25,7 +32,9 @@ def encode_context(model: Any, frame: Any, context_MD: Tensor, names: list[list[
         before, after = embeddings_1LD[:, :start], embeddings_1LD[:, stop:]
         return torch.cat([before, context_MD[None], after], dim=1)
 
-    hook = text.token_embedding.register_forward_hook(put_context)
+    hooks = [text.token_embedding.register_forward_hook(put_context)]
+    for block, prompt_MD in zip(text.transformer.resblocks[1:], deep_JMD, strict=False):
+        hooks.append(block.register_forward_pre_hook(put_before(prompt_MD, start)))
     out = []
     try:
         for name in names:
@@ -35,8 +44,40 @@ def encode_context(model: Any, frame: Any, context_MD: Tensor, names: list[list[
             encoded = encode(torch.tensor([ids]))  # CoCa's text tower returns its tokens, too
             out.append((encoded[0] if isinstance(encoded, tuple) else encoded)[0])
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return torch.stack(out)
+
+
+def put_before(prompt_MD: Tensor, start: int) -> Callable[[Any, tuple[Tensor]], tuple[Tensor]]:
+    """A hook that puts a prompt in place of M positions of what enters a module, `[1, L, D]`."""
+    stop = start + len(prompt_MD)
+
+    def put(_module: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        before, after = inputs[0][:, :start], inputs[0][:, stop:]
+        return (torch.cat([before, prompt_MD[None], after], dim=1),)
+
+    return put
+
+
+def encode_prompted(visual: Any, pictures_B3HW: Tensor, prompt_JMW: Tensor) -> Tensor:
+    """Image embeddings `[B, E]` with deep vision prompts, one image a pass.
+
+    Runs open_clip's own vision transformer. The first prompts are appended to what enters
+    `ln_pre`, the others take their place before block 1, 2, ...
+    """
+    n_tokens = len(visual.positional_embedding)
+    blocks = visual.transformer.resblocks
+    hooks = [
+        module.register_forward_pre_hook(put_before(prompt_MW, n_tokens))
+        for module, prompt_MW in zip([visual.ln_pre, *blocks[1:]], prompt_JMW, strict=False)
+    ]
+    try:
+        encoded = [visual(picture_3HW[None]) for picture_3HW in pictures_B3HW]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat([out[0] if isinstance(out, tuple) else out for out in encoded])
 
 
 def squared_error(values: Sequence[float], centroids: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ from pipeline.backbone import (
     load_backbone,
     save_clip,
     tokenize,
+    wrap_model,
 )
 from pipeline.features import FeaturesConfig
 
@@ -127,3 +128,14 @@ def test_drivers_load_on_the_cpu_whatever_the_workers_use(clip_folder: Path) -> 
     config = BackboneConfig(name=str(clip_folder), pretrained=None, device="cuda")
     assert config.on_cpu().torch_device() == torch.device("cpu")
     assert load_backbone(config.on_cpu()).device == torch.device("cpu")
+
+
+def test_an_image_tower_that_takes_no_prompts_stands_in_the_way_of_vision_prompts_alone() -> None:
+    config = clip_config()
+    config["vision_cfg"]["layers"] = [1, 1, 1, 1]
+    model, tokenizer = build_clip(config, 24)
+    backbone = wrap_model(model.eval().requires_grad_(False), tokenizer, torch.device("cpu"))
+    side = backbone.text_side("a photo of a", ["cat"])
+    assert side.tower(side.init_MD(4)[None], side.pack(["cat"], 4)).isfinite().all()
+    with pytest.raises(ValueError, match="image tower ModifiedResNet: cannot take prompts"):
+        backbone.vision_side()

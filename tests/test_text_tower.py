@@ -11,8 +11,9 @@ from reference import encode_context
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.layout import Frame
 from pipeline.packing import fill_rows
-from pipeline.text_tower import Frame, TextTower, is_causal
+from pipeline.text_tower import TextTower, is_causal
 
 RELATIVE = 1e-5  # float32 through two layers
 HALF = 2e-2  # bfloat16 keeps eight bits: two layers of roundings of 2^-9
@@ -44,11 +45,11 @@ TRUNCATED = ["custom blocks"]
 FULL = [kind for kind in OPTIONS if kind not in SHARED + TRUNCATED]
 
 
-def build(kind: str) -> tuple[Any, Frame]:
+def build(kind: str, **changed: Any) -> tuple[Any, Frame]:
     """Return a tiny model, with biases and norms that are not trivial, and its frame."""
     torch.manual_seed(3)
     make = open_clip.CustomTextCLIP if kind.startswith("custom") else open_clip.CLIP
-    config = clip_config(**OPTIONS[kind])
+    config = clip_config(**{**OPTIONS[kind], **changed})
     model = make(
         config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu="quick" in kind
     )

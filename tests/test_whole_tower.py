@@ -145,3 +145,10 @@ def test_names_that_do_not_fit_are_refused(side: TextSide) -> None:
 
 def test_nothing_of_the_tower_trains(side: TextSide) -> None:
     assert not any(parameter.requires_grad for parameter in side.tower.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["roberta", "mt5"], indirect=True)
+def test_deep_prompts_are_refused(side: TextSide) -> None:
+    context_SMD = torch.zeros(1, 3, side.tower.width)
+    with pytest.raises(ValueError, match="deep text prompts: found .* allowed: open_clip's own"):
+        side.tower(context_SMD, side.pack(NAMES, 3), context_SMD[:, None])
