@@ -95,7 +95,8 @@ def clear_folder(path: Path) -> Path:
 
 def save_features(path: Path, features: TaskFeatures) -> None:
     """Write the features of a task as safetensors with a JSON header."""
-    values = {field.name: getattr(features, field.name) for field in fields(features)}
+    names = [field.name for field in fields(features) if field.name != "pictures"]
+    values = {name: getattr(features, name) for name in names}
     tensors = {k: v.contiguous() for k, v in values.items() if isinstance(v, torch.Tensor)}
     about = {k: v for k, v in values.items() if k not in tensors}
     metadata = {"loqua": json.dumps(about)}

@@ -83,7 +83,7 @@ def held_out_domains(features: TaskFeatures) -> list[str]:
 
 def refit(job: EvaluationJob, fit: Fit) -> tuple[list[TestRow], list[StoredPrompt]]:
     """Train one winner on all base classes of a task, every seed, and test the stored prompts."""
-    job.text.tower.to(job.device)
+    job.text.to(job.device)
     features = job.tasks[fit.task]
     base, _ = split_base_new(range(len(features.class_names)))
     start = time.perf_counter()

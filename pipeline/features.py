@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.images import TaskPictures
 
 SPLITS = ("train", "val", "test")
 
@@ -46,6 +47,7 @@ class TaskFeatures:
         views_NVE: unit features of the training images alone, in order, plain view first.
         fingerprint: of the backbone that made the features.
         data_hash: SHA-256 of the manifest.
+        pictures: what the features were made of; only where prompts stand in the image tower.
     """
 
     name: str
@@ -59,6 +61,7 @@ class TaskFeatures:
     views_NVE: Tensor
     fingerprint: str
     data_hash: str
+    pictures: TaskPictures | None = None
 
     @property
     def shot_domains(self) -> list[str]:
@@ -76,15 +79,22 @@ class TaskFeatures:
         self, split: str, classes: Sequence[int], domains: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
         """Return features `[n, E]` and labels, renumbered by position in `classes`."""
+        row_n, label_n = self.rows(split, classes, domains)
+        return self.features_NE[row_n], label_n
+
+    def rows(
+        self, split: str, classes: Sequence[int], domains: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the positions of images, and labels renumbered by position in `classes`."""
         wanted = torch.tensor([self.domains.index(domain) for domain in domains])
         mask_N = (self.split_N == SPLITS.index(split)) & torch.isin(self.domain_N, wanted)
-        keep, label = renumber(self.label_N[mask_N], classes)
-        return self.features_NE[mask_N][keep], label
+        keep, label_n = renumber(self.label_N[mask_N], classes)
+        return mask_N.nonzero()[:, 0][keep], label_n
 
-    def training_views(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return training views `[n, V, E]` and labels, renumbered by position in `classes`."""
-        keep, label = renumber(self.label_N[self.split_N == SPLITS.index("train")], classes)
-        return self.views_NVE[keep], label
+    def training_rows(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return positions among the training images, and labels renumbered by `classes`."""
+        keep, label_n = renumber(self.label_N[self.split_N == SPLITS.index("train")], classes)
+        return keep.nonzero()[:, 0], label_n
 
 
 def renumber(label_N: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.coupled import Inputs, couple, stack
 from pipeline.errors import report_all
 from pipeline.features import TaskFeatures
 from pipeline.few_shot import draw_shots
+from pipeline.images import encode_beside
 from pipeline.metrics import accuracy
 from pipeline.prompts import Prompt, PromptConfig, init_tokens, merge
 from pipeline.stored_prompt import StoredPrompt
+from pipeline.text_tower import TextTower
 from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet
+from pipeline.vision_tower import VisionTower
 from pipeline.whole_tower import AnyNames, Tower
 
 
@@ -32,12 +36,34 @@ class TextSide:
         logit_scale: factor on cosine similarities.
         init_words: token ids of the words that start a context.
         name_tokens: token ids of every class name, full stop included.
+        vision: the frozen image tower, where prompts are to stand in it.
     """
 
     tower: Tower
     logit_scale: float
     init_words: list[int]
     name_tokens: dict[str, list[int]]
+    vision: VisionTower | None = None
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the towers."""
+        self.tower.to(device)
+        if self.vision is not None:
+            self.vision.to(device)
+
+    def check_depth(self, depth: int) -> None:
+        """Refuse prompts in more layers than both towers have.
+
+        Raises:
+            ValueError: naming the depth and what is allowed.
+        """
+        n_text = len(self.tower.blocks) if isinstance(self.tower, TextTower) else 0
+        n_vision = len(self.vision.blocks) if self.vision is not None else 0
+        if depth > min(n_text, n_vision):
+            raise ValueError(
+                f"prompt.depth {depth}: allowed are 0 to {min(n_text, n_vision)}; the text tower "
+                f"takes prompts in {n_text} layers, the image tower in {n_vision}"
+            )
 
     def init_MD(self, n_ctx: int) -> Tensor:
         """Return the embeddings that start a context of M tokens."""
@@ -72,17 +98,20 @@ class TextSide:
         class_SKE = self.tower(self.init_MD(n_ctx)[None], self.pack(class_names, n_ctx))
         return F.normalize(class_SKE[0], dim=-1)
 
+    def inputs(self, prompts: Sequence[StoredPrompt]) -> Inputs:
+        """Return what the towers read of S stored prompts of one kind."""
+        init_MD = self.init_MD(prompts[0].n_ctx)
+        found = []
+        for prompt in prompts:
+            values = {name: value.to(init_MD.device) for name, value in prompt.values().items()}
+            found.append(couple(merge(init_MD, values), values))
+        return stack(found)
+
     @torch.no_grad()
     def class_embeddings(self, prompts: Sequence[StoredPrompt], names: AnyNames) -> Tensor:
         """Return the class embeddings `[S, K, E]` of stored prompts."""
-        init_MD = self.init_MD(names.n_ctx)
-        context_SMD = torch.stack(
-            [
-                merge(init_MD, {k: v.to(init_MD.device) for k, v in prompt.values().items()})
-                for prompt in prompts
-            ]
-        )
-        embeddings: Tensor = self.tower(context_SMD, names)
+        inputs = self.inputs(prompts)
+        embeddings: Tensor = self.tower(inputs.context_MD, names, inputs.deep_JMD)
         return embeddings
 
 
@@ -110,32 +139,26 @@ class TaskRun:
         """Deal every point's shots and build its prompt; nothing is trained yet.
 
         Raises:
-            ValueError: if the points differ in n_ctx.
+            ValueError: if the points differ in n_ctx or depth, or are deeper than the towers.
         """
-        found = sorted({point.prompt.n_ctx for point in points})
+        found = sorted({(point.prompt.n_ctx, point.prompt.depth) for point in points})
         if len(found) != 1:
             raise ValueError(
-                f"n_ctx: found {found}; allowed: one value for all that train together"
+                f"n_ctx and depth: found {found}; allowed: one of each for all that train together"
             )
-        self.text, self.features, self.n_ctx = text, features, found[0]
-        device = text.tower.device
-        views_NVE, label_N = features.training_views(classes)
-        drawn = [draw_images(features, classes, shots, point.seed) for point in points]
+        self.text, self.features, (self.n_ctx, depth) = text, features, found[0]
+        text.check_depth(depth)
+        width = text.vision.width if depth and text.vision is not None else 0
         init_MD = text.init_MD(self.n_ctx)
         self.replicas = [
-            Replica(Prompt(point.prompt, init_MD, point.seed), point.lr, point.seed)
+            Replica(Prompt(point.prompt, init_MD, point.seed, width), point.lr, point.seed)
             for point in points
         ]
-        names = [features.class_names[label] for label in classes]
-        data = TrainingSet(
-            views_XVE=views_NVE.to(device),
-            label_X=label_N.to(device),
-            index_SN=torch.tensor(drawn),
-            names=text.pack(names, self.n_ctx),
-            logit_scale=text.logit_scale,
-            shots=shots,
-            template_KE=text.template_embeddings(names) if train.kg_weight else None,
-        )
+        seeds = [point.seed for point in points]
+        data = training_set(text, features, classes, shots, seeds, self.n_ctx, depth > 0)
+        if train.kg_weight:
+            names = [features.class_names[label] for label in classes]
+            data = replace(data, template_KE=text.template_embeddings(names))
         self.fit = PromptFit(text.tower, data, self.replicas, train)
 
     def stored(self) -> list[StoredPrompt]:
@@ -150,8 +173,45 @@ class TaskRun:
         return measure_prompts(self.text, self.features, self.stored(), split, classes, domains)
 
 
+def training_set(
+    text: TextSide,
+    features: TaskFeatures,
+    classes: Sequence[int],
+    shots: int,
+    seeds: Sequence[int],
+    n_ctx: int,
+    deep: bool,
+) -> TrainingSet:
+    """Deal the shots of every seed; only images that are dealt are kept.
+
+    With prompts in the image tower (`deep`), an image is what enters their first layer.
+    """
+    device = text.tower.device
+    row_N, label_N = features.training_rows(classes)
+    drawn_SN = torch.tensor([draw_images(features, classes, shots, seed) for seed in seeds])
+    dealt_X, index_SN = torch.unique(drawn_SN, return_inverse=True)
+    rows_X = row_N[dealt_X]
+    vision = None
+    if deep:
+        assert text.vision is not None
+        assert features.pictures is not None, "prompts in the image tower need pictures"
+        vision = text.vision
+        views = features.pictures.view_tokens(vision, rows_X)
+    else:
+        views = features.views_NVE[rows_X]
+    return TrainingSet(
+        views_XVE=views.to(device),
+        label_X=label_N[dealt_X].to(device),
+        index_SN=index_SN,
+        names=text.pack([features.class_names[label] for label in classes], n_ctx),
+        logit_scale=text.logit_scale,
+        shots=shots,
+        vision=vision,
+    )
+
+
 def draw_images(features: TaskFeatures, classes: Sequence[int], shots: int, seed: int) -> list[int]:
-    """Draw the shots of a seed, as positions in `features.training_views(classes)`.
+    """Draw the shots of a seed, as positions in `features.training_rows(classes)`.
 
     The draw is from all classes of the task, before some of them are left out: the images of a
     class are the same whichever other classes take part.
@@ -172,7 +232,16 @@ def measure_prompts(
     domains: Sequence[str],
 ) -> list[float]:
     """Return the accuracy of each stored prompt on the images of `classes`, in [0, 1]."""
-    image_NE, label_N = features.select(split, classes, domains)
+    row_n, label_n = features.rows(split, classes, domains)
     names = text.pack([features.class_names[label] for label in classes], prompts[0].n_ctx)
     class_SKE = text.class_embeddings(prompts, names).cpu()
-    return [accuracy(image_NE, class_KE, label_N) for class_KE in class_SKE]
+    image_SnE = features.features_NE[row_n].expand(len(prompts), -1, -1)
+    vision_SJMW = text.inputs(prompts).vision_JMW
+    if vision_SJMW is not None:
+        assert text.vision is not None
+        assert features.pictures is not None, "prompts in the image tower need pictures"
+        image_SnE = encode_beside(text.vision, features.pictures, row_n, vision_SJMW)
+    return [
+        accuracy(image_nE, class_KE, label_n)
+        for image_nE, class_KE in zip(image_SnE, class_SKE, strict=True)
+    ]

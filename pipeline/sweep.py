@@ -102,7 +102,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
         """Keep the shared job and begin the first trial."""
         torch.set_num_threads(max(1, int(job.sweep.cpus_per_trial)))
         device = torch.device("cuda" if job.sweep.gpus_per_trial else "cpu")
-        job.text.tower.to(device)
+        job.text.to(device)
         self.job = job
         self.reset_config(config)
 

@@ -17,9 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import Config
+from pipeline.coupled import stack
+from pipeline.images import encode_tokens
 from pipeline.metrics import logits
 from pipeline.prompts import Prompt, PromptConfig
 from pipeline.schedule import CoopConfig, FastConfig, Name, coop_epochs, coop_rates, fast_rates
+from pipeline.vision_tower import VisionTower
 from pipeline.whole_tower import AnyNames, Tower
 
 
@@ -77,13 +80,15 @@ class TrainingSet:
     """What S replicas train on.
 
     Attributes:
-        views_XVE: unit image features of all candidate images, one per cached view.
+        views_XVE: unit image features of all candidate images, one per cached view; with
+            `vision`, what enters the first prompted layer, `[X, V, L, W]`.
         label_X: their labels, 0 to K - 1.
         index_SN: the images that each replica was dealt.
         names: the K class names.
         logit_scale: the backbone's.
         shots: images per class that were asked for.
         template_KE: unit class embeddings of the template, which KgCoOp pulls to; else None.
+        vision: the image tower, if prompts stand in it; else None.
     """
 
     views_XVE: Tensor
@@ -93,6 +98,7 @@ class TrainingSet:
     logit_scale: float
     shots: int
     template_KE: Tensor | None = None
+    vision: VisionTower | None = None
 
 
 class PromptFit:
@@ -198,10 +204,14 @@ class PromptFit:
         KgCoOp adds kg_weight * mean over classes of ||w - w_template||^2, of unit class
         embeddings w (arXiv 2303.13283).
         """
-        image_SBE, context_SMD = self.data.views_XVE[row_SB, view_SB], self.contexts()
+        image_SBE = self.data.views_XVE[row_SB, view_SB]
+        inputs = stack([replica.prompt.inputs() for replica in self.replicas])
         in_half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_half):
-            class_SKE = self.tower(context_SMD, self.data.names)
+            class_SKE = self.tower(inputs.context_MD, self.data.names, inputs.deep_JMD)
+            if self.data.vision is not None:
+                assert inputs.vision_JMW is not None
+                image_SBE = encode_tokens(self.data.vision, image_SBE, inputs.vision_JMW)
         class_SKE = class_SKE.float()
         logits_SBK = logits(image_SBE, class_SKE, self.data.logit_scale)
         label_SB = self.data.label_X[row_SB]

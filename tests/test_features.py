@@ -26,10 +26,10 @@ def test_select_keeps_split_classes_and_domains(
         assert torch.equal(image_NE, features.features_NE[[row for row, _ in expected]])
 
 
-def test_training_views_are_the_training_rows(features: TaskFeatures) -> None:
-    views_NVE, label_N = features.training_views([6, 2])
+def test_training_rows_are_rows_of_the_training_views(features: TaskFeatures) -> None:
+    row_N, label_N = features.training_rows([6, 2])
     image_NE, same_N = features.select("train", [6, 2], features.shot_domains)
-    assert torch.equal(views_NVE[:, 0], image_NE)
+    assert torch.equal(features.views_NVE[row_N, 0], image_NE)
     assert torch.equal(label_N, same_N)
     assert features.training_labels == features.label_N[features.split_N == 0].tolist()
 
