@@ -130,14 +130,26 @@ class Prompt(nn.Module):
                 quantizer = self.quantizers[name]
                 assert isinstance(quantizer, Quantizer)
                 codes, codebook_C = quantizer.codebook(factor)
-                tensors[name] = StoredTensor.from_codes(codes, codebook_C, int(self.config.bits))
+                tensors[name] = StoredTensor.from_codes(
+                    codes, codebook_C[None], int(self.config.bits)
+                )
             else:
                 tensors[name] = StoredTensor.from_values(factor)
         return StoredPrompt(self.config.init, self.config.n_ctx, tensors)
 
 
 def merge(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
-    """Return the plain context `[M, D]` of a prompt's factors."""
+    """Return the plain context `[M, D]` of a prompt's factors; without any, the template's.
+
+    Raises:
+        ValueError: if the prompt is coupled to the image tower: it is more than its context.
+    """
+    if "coupling_JWD" in values:
+        raise ValueError(
+            f"a prompt of {', '.join(values)} has no plain context: it goes into both towers"
+        )
+    if not values:
+        return init_MD
     if "context_MD" in values:
         return values["context_MD"]
     return low_rank_context(init_MD, values["left_MR"], values["right_RD"])

@@ -157,3 +157,16 @@ def pareto_numbers(points: Sequence[tuple[int, float, int]]) -> set[int]:
         if not dominated:
             front.add(number)
     return front
+
+
+def pack_bits(codes: Sequence[int], bits: int) -> bytes:
+    """The codes written one after the other in binary, filled up with zeros to whole bytes."""
+    text = "".join(f"{code:0{bits}b}" for code in codes)
+    text += "0" * (-len(text) % 8)
+    return bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
+
+
+def decode(codes: Sequence[int], codebooks: Sequence[Sequence[float]]) -> list[float]:
+    """Each code's value in the codebook of its run; runs are equally long."""
+    run = len(codes) // len(codebooks)
+    return [codebooks[place // run][code] for place, code in enumerate(codes)]
