@@ -170,3 +170,14 @@ def decode(codes: Sequence[int], codebooks: Sequence[Sequence[float]]) -> list[f
     """Each code's value in the codebook of its run; runs are equally long."""
     run = len(codes) // len(codebooks)
     return [codebooks[place // run][code] for place, code in enumerate(codes)]
+
+
+def load_into_coop(path: Any, learner: torch.nn.Module) -> int:
+    """What `load_model` of CoOp's public code does with a file; the epoch that it prints."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    state, epoch = checkpoint["state_dict"], checkpoint["epoch"]
+    for fixed in ("token_prefix", "token_suffix"):
+        if fixed in state:
+            del state[fixed]
+    learner.load_state_dict(state, strict=False)
+    return int(epoch)
