@@ -53,7 +53,7 @@ def features_path(task: str) -> Path:
 
 def prompt_path(role: str, task: str, seed: int) -> Path:
     """A stored prompt of a winner."""
-    return EVALUATION / "prompts" / f"{role}-{task}-{seed}.safetensors"
+    return EVALUATION / "prompts" / f"{role}-{task}-{seed}.prompt"
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:

@@ -125,6 +125,19 @@ def merge(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
     return low_rank_context(init_MD, values["left_MR"], values["right_RD"])
 
 
+def plain_context(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
+    """Return the context `[M, D]` of a prompt that is nothing more than its context.
+
+    Raises:
+        ValueError: if the prompt is coupled to the image tower.
+    """
+    if "coupling_JWD" in values:
+        raise ValueError(
+            f"a prompt of {', '.join(values)} has no plain context: it goes into both towers"
+        )
+    return merge(init_MD, values)
+
+
 class Prompt(nn.Module):
     """A trainable context: full or low rank, residual or plain, quantized or not.
 

@@ -13,8 +13,8 @@ from statistics import mean
 from typing import Any
 
 from pipeline.backbone import BackboneConfig
+from pipeline.packed_prompt import load_prompt
 from pipeline.provenance import file_hash, git_commit, value_hash
-from pipeline.stored_prompt import load_prompt
 
 ROLES = ("champion", "compact")
 PACKAGE = Path(__file__).parent
@@ -81,18 +81,12 @@ def load_abouts(release: Release) -> dict[str, dict[str, Any]]:
     """
     abouts: dict[str, dict[str, Any]] = {}
     for task, path in release.prompts.items():
-        _, abouts[task] = load_prompt(path)
-        found = tuple(abouts[task][key] for key in ("method", "task", "seed"))
+        _, abouts[task] = load_prompt(path, release.fingerprint)
+        found = tuple(abouts[task].get(key) for key in ("method", "task", "seed"))
         if found != (release.role, task, release.seed):
             raise ValueError(
                 f"{path}: found {found}; allowed is "
                 f"{(release.role, task, release.seed)}; run `dvc repro evaluate`"
-            )
-        learned_for = abouts[task]["backbone"]["fingerprint"]
-        if learned_for != release.fingerprint:
-            raise ValueError(
-                f"{path}: learned for a backbone with fingerprint {learned_for}; found is "
-                f"{release.fingerprint} ({release.backbone.name}); run `dvc repro evaluate`"
             )
     return abouts
 
@@ -101,7 +95,8 @@ def version_tags(release: Release, abouts: dict[str, dict[str, Any]]) -> dict[st
     """Return what a version says of itself.
 
     Scores are test accuracies in [0, 1] of the registered seed, mean over tasks; `size_bytes` is
-    the learned state of one task's prompt, the largest if they differ.
+    the learned state of one task's prompt, and `file_bytes` its whole file, each the largest if
+    they differ.
     """
     first = next(iter(abouts.values()))
     settings = first["settings"]["prompt"]
@@ -113,6 +108,7 @@ def version_tags(release: Release, abouts: dict[str, dict[str, Any]]) -> dict[st
         "seed": str(release.seed),
         **{key: str(settings[key]) for key in ("rank", "bits", "n_ctx")},
         "size_bytes": str(max(result["size_bytes"] for result in results)),
+        "file_bytes": str(max(path.stat().st_size for path in release.prompts.values())),
         **scores,
         "data_hash": release.data_hash,
         "backbone": release.fingerprint,
@@ -144,7 +140,7 @@ def served_modules() -> list[str]:
 
 def contents(release: Release) -> dict[str, Path]:
     """Return the files that the model is made of, by their place in it."""
-    files = {f"prompts/{task}.safetensors": path for task, path in release.prompts.items()}
+    files = {f"prompts/{task}.prompt": path for task, path in release.prompts.items()}
     files |= {f"code/{PACKAGE.name}/{name}.py": PACKAGE / f"{name}.py" for name in served_modules()}
     folder = release.backbone_folder
     for path in sorted(folder.rglob("*")) if folder else []:

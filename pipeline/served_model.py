@@ -30,7 +30,7 @@ from pipeline.backbone import BackboneConfig, load_backbone
 from pipeline.errors import report_all
 from pipeline.few_shot import split_base_new
 from pipeline.metrics import logits
-from pipeline.stored_prompt import load_prompt
+from pipeline.packed_prompt import load_prompt
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 16 * 2**20
@@ -116,15 +116,9 @@ class PromptModel(PythonModel):
         self.backbone = load_backbone(BackboneConfig(name=name, pretrained=found["pretrained"]))
         self.prompts, self.class_names = {}, {}
         for task in self.about["tasks"]:
-            file = paths["prompts"] / f"{task}.safetensors"
-            self.prompts[task], about = load_prompt(file)
+            file = paths["prompts"] / f"{task}.prompt"
+            self.prompts[task], about = load_prompt(file, self.backbone.fingerprint)
             self.class_names[task] = tuple(about["class_names"])
-            learned_for = about["backbone"]["fingerprint"]
-            if learned_for != self.backbone.fingerprint:
-                raise ValueError(
-                    f"{file}: learned for a backbone with fingerprint {learned_for}; found is "
-                    f"{self.backbone.fingerprint} ({name})"
-                )
         self.cached_embeddings = lru_cache(maxsize=64)(self.class_embeddings)
 
     def predict(

@@ -1,22 +1,17 @@
-"""What is kept of a learned prompt: bit-packed codes and half-precision codebooks.
+"""What is kept of a learned prompt: bit-packed codes and half-precision codebooks, or values.
 
-Shapes: n scalars, C = 2^bits centroids.
+Shapes: n scalars, G codebooks, C = 2^bits centroids, M context tokens, D text width, R rank,
+J prompted layers below the input, W width of the image tower.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-
-FORMAT = "loqua-prompt-1"
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,8 @@ class StoredTensor:
         shape: of the factor.
         bits: per scalar; 16 means plain half-precision values.
         payload: uint8 codes packed to `ceil(n bits / 8)` bytes, or the values, float16.
-        codebook: float16 `[C]`; empty at 16 bits.
+        codebook: float16 `[G, C]`, each for an equal run of the first axis: one for the whole
+            factor (G = 1), or up to one per row (G = shape[0]); `[0, 0]` at 16 bits.
     """
 
     shape: tuple[int, ...]
@@ -36,29 +32,39 @@ class StoredTensor:
     codebook: Tensor
 
     @classmethod
-    def from_codes(cls, codes: Tensor, codebook_C: Tensor, bits: int) -> StoredTensor:
-        """Pack codes below 2^bits, most significant bit first."""
+    def from_codes(cls, codes: Tensor, codebook_GC: Tensor, bits: int) -> StoredTensor:
+        """Pack codes below 2^bits, most significant bit first.
+
+        Raises:
+            ValueError: if a centroid does not fit half precision.
+        """
+        assert codebook_GC.shape[1:] == (2**bits,), "a codebook has 2^bits centroids"
+        assert codes.shape[0] % len(codebook_GC) == 0, "codebooks share the rows equally"
         flat = codes.flatten().to("cpu", torch.uint8).numpy()
         planes = np.unpackbits(flat[:, None], axis=1)[:, 8 - bits :]
         payload = torch.from_numpy(np.packbits(planes.flatten()))
-        return cls(tuple(codes.shape), bits, payload, codebook_C.to("cpu", torch.float16))
+        return cls(tuple(codes.shape), bits, payload, to_half(codebook_GC))
 
     @classmethod
     def from_values(cls, values: Tensor) -> StoredTensor:
-        """Keep the values in half precision."""
-        half = values.detach().to("cpu", torch.float16).contiguous()
-        return cls(tuple(values.shape), 16, half, torch.empty(0, dtype=torch.float16))
+        """Keep the values in half precision.
+
+        Raises:
+            ValueError: if a value does not fit it.
+        """
+        empty = torch.empty(0, 0, dtype=torch.float16)
+        return cls(tuple(values.shape), 16, to_half(values), empty)
 
     def values(self) -> Tensor:
         """Return the factor, float32."""
         if self.bits == 16:
             return self.payload.float().view(self.shape)
-        count = int(np.prod(self.shape))
+        count = math.prod(self.shape)
         planes = np.unpackbits(self.payload.numpy())[: count * self.bits].reshape(count, self.bits)
         padded = np.pad(planes, ((0, 0), (8 - self.bits, 0)))
         codes = torch.from_numpy(np.packbits(padded, axis=1)[:, 0].astype(np.int64))
-        grouped = codes.view(len(self.codebook), -1)
-        return self.codebook.float().gather(1, grouped).view(self.shape)
+        codes_Gn = codes.view(len(self.codebook), -1)
+        return self.codebook.float().gather(1, codes_Gn).view(self.shape)
 
     @property
     def size_bytes(self) -> int:
@@ -73,7 +79,7 @@ class StoredPrompt:
     Attributes:
         init: words whose embeddings the update is added to (they cost no learned state).
         n_ctx: M.
-        tensors: `context_MD`, or `left_MR` and `right_RD`.
+        tensors: the factors, as `check_factors` allows them.
     """
 
     init: str
@@ -90,72 +96,53 @@ class StoredPrompt:
         return {name: tensor.values() for name, tensor in self.tensors.items()}
 
 
-def save_prompt(path: Path, prompt: StoredPrompt, about: dict[str, Any]) -> None:
-    """Write a prompt and its description (any JSON) to a safetensors file."""
-    tensors, shapes = {}, {}
-    for name, tensor in prompt.tensors.items():
-        tensors[f"{name}.payload"] = tensor.payload
-        tensors[f"{name}.codebook"] = tensor.codebook
-        shapes[name] = {"shape": list(tensor.shape), "bits": tensor.bits}
-    header = {
-        "format": FORMAT,
-        "init": prompt.init,
-        "n_ctx": prompt.n_ctx,
-        "tensors": shapes,
-        "about": about,
-    }
-    save_file(tensors, path, metadata={"prompt": json.dumps(header)})
-
-
-def load_prompt(path: Path) -> tuple[StoredPrompt, dict[str, Any]]:
-    """Read a prompt and its description; the values are bit for bit those that were saved.
+def to_half(values: Tensor) -> Tensor:
+    """Round to half precision, on the CPU.
 
     Raises:
-        ValueError: if the file is missing, damaged, or not a prompt.
+        ValueError: if a value is not finite there.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["prompt"])
-            if header["format"] != FORMAT:
-                raise ValueError(f"format {header['format']!r}, allowed: {FORMAT!r}")
-            tensors = {}
-            for name, entry in header["tensors"].items():
-                payload = file.get_tensor(f"{name}.payload")
-                codebook = file.get_tensor(f"{name}.codebook")
-                tensors[name] = StoredTensor(
-                    tuple(entry["shape"]), entry["bits"], payload, codebook
-                )
-                tensors[name].values()
-            check_factors(header["n_ctx"], tensors)
-            return StoredPrompt(header["init"], header["n_ctx"], tensors), header["about"]
-    except (
-        OSError,
-        AttributeError,
-        SafetensorError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        IndexError,
-    ) as error:
-        raise ValueError(f"{path}: not a readable prompt file: {error}") from None
+    half = values.detach().to("cpu", torch.float16).contiguous()
+    wrong = ~half.isfinite()
+    if wrong.any():
+        raise ValueError(
+            f"a prompt's value of {float(values.detach().cpu()[wrong][0]):g}; allowed are those "
+            f"of half precision, up to {torch.finfo(torch.float16).max:g}"
+        )
+    return half
 
 
 def check_factors(n_ctx: int, tensors: dict[str, StoredTensor]) -> None:
     """Refuse factors that make no context of M tokens.
 
+    Allowed are
+
+        none                                        the template's words: zero-shot CLIP
+        context_MD                                  CoOp, QCoOp
+        left_MR, right_RD                           low rank
+        context_MD, deep_JMD, coupling_JWD, bias_JW deep and coupled to the image tower: MaPLe,
+                                                    arXiv 2210.03117
+
+    where `coupling` and `bias` have J + 1 layers, the input and the J below it; with J = 0
+    there is no `deep_JMD`.
+
     Raises:
         ValueError: naming the shapes.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    allowed: dict[str, tuple[int, ...]] = {}
     match shapes:
-        case {"context_MD": (m, _)} if len(shapes) == 1:
-            fits = m == n_ctx
-        case {"left_MR": (m, rank), "right_RD": (r, _)} if len(shapes) == 2:
-            fits = m == n_ctx and rank == r
-        case {}:
-            fits = not shapes or "coupling_JWD" in shapes
-        case _:
-            fits = False
-    if not fits:
+        case {"coupling_JWD": (layers, out, width)}:
+            allowed = {
+                "context_MD": (n_ctx, width),
+                "coupling_JWD": (layers, out, width),
+                "bias_JW": (layers, out),
+            }
+            if layers > 1:
+                allowed["deep_JMD"] = (layers - 1, n_ctx, width)
+        case {"right_RD": (rank, width)} if rank <= min(n_ctx, width):
+            allowed = {"left_MR": (n_ctx, rank), "right_RD": (rank, width)}
+        case {"context_MD": (_, width)}:
+            allowed = {"context_MD": (n_ctx, width)}
+    if shapes != allowed:
         raise ValueError(f"factors {shapes} make no context of {n_ctx} tokens")

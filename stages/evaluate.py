@@ -10,10 +10,11 @@ from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.errors import run_stage
 from pipeline.evaluate import EvaluationJob, Fit, TestRow, refit, zero_shot_row
+from pipeline.packed_prompt import save_prompt
 from pipeline.params import Params, apply_settings, load_params
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.selection import TrialRecord
-from pipeline.stored_prompt import StoredPrompt, save_prompt
+from pipeline.stored_prompt import StoredPrompt
 from pipeline.sweep import cluster, map_parallel
 from pipeline.tracking import Tracker
 
@@ -107,10 +108,11 @@ def save_prompts(
             "result": asdict(row),
             "settings": {"prompt": fit.prompt.model_dump(), "train": fit.train.model_dump()},
             "class_names": list(job.tasks[fit.task].class_names),
-            "backbone": {**params.backbone.model_dump(), "fingerprint": backbone.fingerprint},
+            "backbone": params.backbone.model_dump(),
         }
         path = artifacts.prompt_path(fit.method, fit.task, row.seed or 0)
-        artifacts.write_atomic(path, partial(save_prompt, prompt=prompt, about=about))
+        save = partial(save_prompt, prompt=prompt, fingerprint=backbone.fingerprint, about=about)
+        artifacts.write_atomic(path, save)
 
 
 if __name__ == "__main__":

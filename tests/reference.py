@@ -212,3 +212,27 @@ def pareto_numbers(points: Sequence[tuple[int, float, int]]) -> set[int]:
         if not dominated:
             front.add(number)
     return front
+
+
+def pack_bits(codes: Sequence[int], bits: int) -> bytes:
+    """The codes written one after the other in binary, filled up with zeros to whole bytes."""
+    text = "".join(f"{code:0{bits}b}" for code in codes)
+    text += "0" * (-len(text) % 8)
+    return bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
+
+
+def decode(codes: Sequence[int], codebooks: Sequence[Sequence[float]]) -> list[float]:
+    """Each code's value in the codebook of its run; runs are equally long."""
+    run = len(codes) // len(codebooks)
+    return [codebooks[place // run][code] for place, code in enumerate(codes)]
+
+
+def load_into_coop(path: Any, learner: torch.nn.Module) -> int:
+    """What `load_model` of CoOp's public code does with a file; the epoch that it prints."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    state, epoch = checkpoint["state_dict"], checkpoint["epoch"]
+    for fixed in ("token_prefix", "token_suffix"):
+        if fixed in state:
+            del state[fixed]
+    learner.load_state_dict(state, strict=False)
+    return int(epoch)

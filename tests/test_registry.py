@@ -34,12 +34,13 @@ from pipeline.features import FeaturesConfig, TaskFeatures
 from pipeline.few_shot import split_base_new
 from pipeline.manifest import Manifest
 from pipeline.metrics import harmonic_mean, logits
+from pipeline.packed_prompt import load_prompt, packed_size, save_prompt
 from pipeline.prompts import Prompt, PromptConfig
 from pipeline.registry import Registered, register
 from pipeline.release import ROLES, Release
 from pipeline.run import measure_prompts
 from pipeline.served_model import decode_image
-from pipeline.stored_prompt import StoredPrompt, load_prompt, save_prompt
+from pipeline.stored_prompt import StoredPrompt
 from pipeline.tracking import Tracker, TrackingConfig
 
 TASKS = {"fruit": ["apple", "pear", "plum", "fig"], "tools": ["hammer", "hand_saw", "drill"]}
@@ -147,10 +148,11 @@ def make_release(
             0,
             0.0,
         )
-        prompts[task] = folder / f"{role}-{task}-{SEED}.safetensors"
+        prompts[task] = folder / f"{role}-{task}-{SEED}.prompt"
         save_prompt(
             prompts[task],
             stored,
+            backbone.fingerprint,
             {
                 "method": role,
                 "task": task,
@@ -158,7 +160,7 @@ def make_release(
                 "result": asdict(row),
                 "settings": {"prompt": settings.model_dump(), "train": {}},
                 "class_names": list(data.class_names),
-                "backbone": {**config.model_dump(), "fingerprint": backbone.fingerprint},
+                "backbone": config.model_dump(),
             },
         )
     return Release(role, "sweep-toy", SEED, prompts, config, backbone.fingerprint, "data")
@@ -411,7 +413,7 @@ def test_another_backbone_is_refused(world: World, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps(release.about))
     (tmp_path / "prompts").mkdir()
     for task, path in release.prompts.items():
-        (tmp_path / "prompts" / f"{task}.safetensors").write_bytes(path.read_bytes())
+        (tmp_path / "prompts" / f"{task}.prompt").write_bytes(path.read_bytes())
 
     class Context:
         artifacts = {
@@ -435,6 +437,7 @@ def test_versions_carry_aliases_tags_and_no_pickle(world: World) -> None:
             "bits",
             "n_ctx",
             "size_bytes",
+            "file_bytes",
             "harmonic_mean",
             "base",
             "new",
@@ -446,6 +449,10 @@ def test_versions_carry_aliases_tags_and_no_pickle(world: World) -> None:
             "content_hash",
         }
         assert version.tags["backbone"] == world.backbone.fingerprint
+        files = world.releases[role].prompts.values()
+        sizes = [packed_size(path.read_bytes()) for path in files]
+        assert version.tags["size_bytes"] == str(max(size.payload_bytes for size in sizes))
+        assert version.tags["file_bytes"] == str(max(path.stat().st_size for path in files))
         assert float(version.tags["base"]) == pytest.approx(
             sum(entry["result"]["base"] for entry in about) / len(about), abs=1e-6
         )
@@ -453,7 +460,7 @@ def test_versions_carry_aliases_tags_and_no_pickle(world: World) -> None:
         names = [path.name for path in folder.rglob("*")]
         assert not [n for n in names if n.endswith((".pkl", ".pickle", ".pt", ".pth"))]
         code = {path.name for path in (folder / "code" / "pipeline").glob("*.py")}
-        assert {"__init__.py", "served_model.py", "backbone.py", "text_tower.py"} <= code
+        assert {"served_model.py", "backbone.py", "text_tower.py", "packed_prompt.py"} <= code
         assert not {"sweep.py", "search.py", "tracking.py", "registry.py"} & code
         run = world.tracker.client.get_run(version.run_id)
         parent = world.tracker.client.get_run(run.data.tags["mlflow.parentRunId"])
