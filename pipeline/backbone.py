@@ -88,11 +88,19 @@ class Backbone:
         tokens_KL = self.tokenizer(captions).to(self.device)
         return F.normalize(self.model.encode_text(tokens_KL).float(), dim=-1)
 
-    def text_side(self, init: str, class_names: Iterable[str]) -> TextSide:
+    def text_side(
+        self, init: str, class_names: Iterable[str], with_vision: bool = False
+    ) -> TextSide:
         """Return what fits need: names are tokenized as `name .`, underscores as spaces.
 
+        Args:
+            init: the words that start a context.
+            class_names: of all tasks.
+            with_vision: whether prompts are to stand in the image tower, too.
+
         Raises:
-            ValueError: if the tokenizer does not keep a name apart from the words before it.
+            ValueError: if the tokenizer does not keep a name apart from the words before it, or
+                the image tower cannot take prompts.
         """
         words = tokenize(self.tokenizer, init)
         name_tokens = {}
@@ -104,7 +112,8 @@ class Backbone:
                     "allowed: names that begin with a word of their own"
                 )
             name_tokens[name] = caption[len(words) :]
-        return TextSide(self.text, self.logit_scale, words, name_tokens)
+        vision = self.vision_side() if with_vision else None
+        return TextSide(self.text, self.logit_scale, words, name_tokens, vision)
 
     def vision_side(self, budget_bytes: int = BUDGET_BYTES) -> VisionTower:
         """Return the image tower in the form that takes prompts, a new one at every call.

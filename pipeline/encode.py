@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from pipeline.backbone import Backbone, Transform, crop_transform
 from pipeline.errors import report_all
 from pipeline.features import SPLITS, FeaturesConfig, TaskFeatures
+from pipeline.images import TaskPictures
 from pipeline.manifest import Manifest
 
 
@@ -88,6 +90,58 @@ def encode_pictures(
     return torch.cat(parts)
 
 
+def views_of(backbone: Backbone, manifest: Manifest, config: FeaturesConfig) -> list[Pictures]:
+    """Return all pictures of a task, plain, and then each random crop of its training images."""
+    rows = manifest.rows
+    images = rows["image"].tolist()
+    train_images = rows.loc[rows["split"] == "train", "image"].tolist()
+    crop = crop_transform(backbone, config)
+    return [Pictures(images, backbone.transform, None)] + [
+        Pictures(train_images, crop, config.seed * 1000 + view) for view in range(config.views)
+    ]
+
+
+def load_pictures(backbone: Backbone, manifest: Manifest, config: FeaturesConfig) -> TaskPictures:
+    """Return the pixels that the features of a task are made of.
+
+    Raises:
+        ValueError: naming every picture that cannot be read, after all were tried.
+    """
+    visual = backbone.model.visual.preprocess_cfg
+    mean_311, std_311 = (torch.tensor(visual[key])[:, None, None] for key in ("mean", "std"))
+    views = views_of(backbone, manifest, config)
+    loader: DataLoader[Any] = DataLoader(
+        ConcatDataset(views), config.batch_size, num_workers=config.workers, collate_fn=collate
+    )
+    parts: list[Tensor] = []
+    problems: list[str] = []
+    for pictures_N3HW, unreadable in loader:
+        problems += unreadable
+        if not problems:  # the transforms end with x / 255 and the normalization: undo both
+            pixels = (pictures_N3HW * std_311 + mean_311) * 255
+            parts.append(pixels.round().clamp(0, 255).to(torch.uint8))
+    report_all(f"{len(problems)} image(s) cannot be read", list(dict.fromkeys(problems)))
+    plain_N3HW, *crops = torch.split(torch.cat(parts), [len(pictures) for pictures in views])
+    is_train = torch.tensor((manifest.rows["split"] == "train").to_numpy())
+    return TaskPictures(
+        pixel_N3HW=plain_N3HW.clone(),
+        view_NV3HW=torch.stack([plain_N3HW[is_train], *crops], dim=1),
+        mean=tuple(visual["mean"]),
+        std=tuple(visual["std"]),
+    )
+
+
+def with_pictures(
+    features: TaskFeatures, backbone: Backbone, manifest: Manifest, config: FeaturesConfig
+) -> TaskFeatures:
+    """Return features with the pixels that they were made of.
+
+    Raises:
+        ValueError: naming every picture that cannot be read.
+    """
+    return replace(features, pictures=load_pictures(backbone, manifest, config))
+
+
 def encode_task(
     backbone: Backbone,
     manifest: Manifest,
@@ -101,13 +155,8 @@ def encode_task(
     crop as in CoOp's loop.
     """
     rows = manifest.rows
-    images = rows["image"].tolist()
     is_train = (rows["split"] == "train").tolist()
-    train_images = [image for image, chosen in zip(images, is_train, strict=True) if chosen]
-    crop = crop_transform(backbone, config)
-    plain_and_crops = [Pictures(images, backbone.transform, None)] + [
-        Pictures(train_images, crop, config.seed * 1000 + view) for view in range(config.views)
-    ]
+    plain_and_crops = views_of(backbone, manifest, config)
     encoded = encode_pictures(backbone, ConcatDataset(plain_and_crops), config, progress)
     sizes = [len(pictures) for pictures in plain_and_crops]
     features_NE, *crops = torch.split(encoded, sizes)

@@ -152,9 +152,22 @@ def apply_settings(params: Params, settings: dict[str, Any]) -> tuple[PromptConf
         raise ValueError("; ".join(describe(problem) for problem in error.errors())) from None
 
 
+def deepest(params: Params) -> int:
+    """Return the largest `prompt.depth` of any configuration of the sweep."""
+    tried = [
+        {},
+        *({name: value} for name, axis in params.sweep.space.items() for value in axis.ends),
+    ]
+    return max(apply_settings(params, settings)[0].depth for settings in tried)
+
+
 def method_problems(params: Params) -> list[str]:
     """Try every named method, and the one that is chosen."""
-    problems = []
+    problems = [
+        f"evaluate.methods: found {name!r}; allowed are {sorted(params.methods)}"
+        for name in params.evaluate.methods
+        if name not in params.methods
+    ]
     for name in [*params.methods, params.method]:
         try:
             reason = apply_settings(params, {"method": name})[0].infeasible()

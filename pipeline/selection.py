@@ -17,6 +17,8 @@ class EvaluateConfig(Config):
     seeds: list[int] = Field(min_length=1)
     compact_within: float = Field(ge=0, le=1)
     """The compact winner is the smallest prompt whose score is at most this far from the best."""
+    methods: list[str]
+    """Named methods that are refit and tested beside the winners, as params.yaml has them."""
 
 
 @dataclass(frozen=True)

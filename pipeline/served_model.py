@@ -29,8 +29,10 @@ from torch import Tensor
 from pipeline.backbone import BackboneConfig, load_backbone
 from pipeline.errors import report_all
 from pipeline.few_shot import split_base_new
+from pipeline.images import encode_tokens
 from pipeline.metrics import logits
 from pipeline.packed_prompt import load_prompt
+from pipeline.stored_prompt import StoredPrompt
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 16 * 2**20
@@ -119,6 +121,8 @@ class PromptModel(PythonModel):
             file = paths["prompts"] / f"{task}.prompt"
             self.prompts[task], about = load_prompt(file, self.backbone.fingerprint)
             self.class_names[task] = tuple(about["class_names"])
+        deep = any("coupling_JWD" in prompt.tensors for prompt in self.prompts.values())
+        self.vision = self.backbone.vision_side() if deep else None
         self.cached_embeddings = lru_cache(maxsize=64)(self.class_embeddings)
 
     def predict(
@@ -146,7 +150,7 @@ class PromptModel(PythonModel):
         try:
             task, names = self.choose(params or {})
             class_KE = self.cached_embeddings(task, names)
-            image_NE = self.image_features(model_input["image"].tolist())
+            image_NE = self.image_features(model_input["image"].tolist(), task)
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         probability_NK = logits(image_NE, class_KE, self.backbone.logit_scale).softmax(dim=-1)
@@ -193,8 +197,10 @@ class PromptModel(PythonModel):
         text.check_names(prompt.n_ctx)
         return text.class_embeddings([prompt], text.pack(names, prompt.n_ctx))[0].cpu()
 
-    def image_features(self, images: Sequence[object]) -> Tensor:
+    def image_features(self, images: Sequence[object], task: str) -> Tensor:
         """Return unit features `[N, E]`; a chunk of images is in memory at a time.
+
+        The prompt of the task matters if it stands in the image tower, too.
 
         Raises:
             ValueError: naming every image that cannot be read, or if there is none.
@@ -210,9 +216,19 @@ class PromptModel(PythonModel):
                 except ValueError as error:
                     problems.append(f"image {row}: {error}")
             if not problems:
-                parts.append(self.backbone.encode_images(torch.stack(pictures)))
+                parts.append(self.encode(torch.stack(pictures), self.prompts[task]))
         report_all(f"{len(problems)} of {len(images)} image(s) cannot be read", problems)
         return torch.cat(parts)
+
+    @torch.inference_mode()
+    def encode(self, pictures_N3HW: Tensor, prompt: StoredPrompt) -> Tensor:
+        """Return unit features `[N, E]` of pictures, beside the prompt if it is deep."""
+        inputs = self.backbone.text_side(prompt.init, ()).inputs([prompt])
+        if inputs.vision_JMW is None:
+            return self.backbone.encode_images(pictures_N3HW)
+        assert self.vision is not None
+        token_NLW = self.vision.embed(pictures_N3HW.to(self.backbone.device))
+        return encode_tokens(self.vision, token_NLW[None], inputs.vision_JMW)[0].cpu()
 
 
 def check_classes(classes: Sequence[str]) -> None:

@@ -14,7 +14,19 @@ from pipeline.evaluate import ZERO_SHOT, TestRow
 from pipeline.metrics import harmonic_mean, mean_and_spread
 from pipeline.selection import TrialRecord
 
-METHODS = {ZERO_SHOT: "zero-shot", "coop": "CoOp", "compact": "compact", "champion": "champion"}
+METHODS = {
+    ZERO_SHOT: "zero-shot",
+    "coop": "CoOp",
+    "rlp": "RLP",
+    "residual": "residual",
+    "qcoop": "QCoOp",
+    "low_rank_quantized": "low-rank quantized",
+    "kgcoop": "KgCoOp",
+    "maple": "MaPLe",
+    "qmaple": "QMaPLe",
+    "compact": "compact",
+    "champion": "champion",
+}
 """Methods in the order of the tables, and their names for people."""
 MEASURES = {"base": "base classes", "new": "new classes", "harmonic_mean": "harmonic mean"}
 

@@ -3,27 +3,39 @@
 from dataclasses import asdict
 from functools import partial
 from statistics import mean
+from typing import Any
 
 from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
+from pipeline.encode import with_pictures
 from pipeline.errors import run_stage
-from pipeline.evaluate import EvaluationJob, Fit, TestRow, refit, zero_shot_row
+from pipeline.evaluate import ZERO_SHOT, EvaluationJob, Fit, TestRow, refit, zero_shot_row
+from pipeline.manifest import load_manifest
 from pipeline.packed_prompt import save_prompt
 from pipeline.params import Params, apply_settings, load_params
+from pipeline.prompts import PromptConfig
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.selection import TrialRecord
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.sweep import cluster, map_parallel
 from pipeline.tracking import Tracker
+from pipeline.train import TrainConfig
 
 
-def load_job(params: Params, backbone: Backbone) -> EvaluationJob:
-    """Load the features of all tasks and tokenize their class names."""
+def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
+    """Load the features of all tasks, with pictures if prompts are deep, and tokenize names."""
     tasks = {t: artifacts.load_features(artifacts.features_path(t)) for t in params.tasks}
     names = [name for features in tasks.values() for name in features.class_names]
-    text = backbone.text_side(params.prompt.init, names)
+    text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)
+    text.check_depth(depth)
+    if depth:
+        manifests = {task: load_manifest(artifacts.manifest_path(task)) for task in tasks}
+        tasks = {
+            task: with_pictures(features, backbone, manifests[task], params.features)
+            for task, features in tasks.items()
+        }
     device = "cuda" if params.sweep.gpus_per_trial else "cpu"
     return EvaluationJob(text, tasks, params.sweep.shots, params.evaluate.seeds, device)
 
@@ -33,9 +45,9 @@ def main() -> None:
     params = load_params()
     tracker = Tracker(params.tracking, artifacts.STATE)
     backbone = load_backbone(params.backbone.on_cpu())
-    job = load_job(params, backbone)
     chosen = artifacts.load_json(artifacts.WINNERS)
-    winners = {role: TrialRecord(**record) for role, record in chosen["winners"].items()}
+    configs = configurations(params, chosen["winners"])
+    job = load_job(params, backbone, max(prompt.depth for prompt, _ in configs.values()))
     rows = [
         zero_shot_row(
             features,
@@ -46,9 +58,7 @@ def main() -> None:
         for features in job.tasks.values()
     ]
     fits = [
-        Fit(role, task, *apply_settings(params, record.settings))
-        for role, record in winners.items()
-        for task in params.tasks
+        Fit(method, task, *config) for method, config in configs.items() for task in params.tasks
     ]
     artifacts.clear_folder(artifacts.EVALUATION)
     resources = params.sweep.cpus_per_trial, params.sweep.gpus_per_trial
@@ -57,8 +67,10 @@ def main() -> None:
             rows += measured
             save_prompts(params, backbone, fits[index], measured, prompts, job)
             bar.update()
-    order = {method: i for i, method in enumerate(["zero_shot", "coop", "compact", "champion"])}
-    rows.sort(key=lambda row: (order[row.method], params.tasks.index(row.task), row.seed or 0))
+    order = [ZERO_SHOT, *sorted(configs)]
+    rows.sort(
+        key=lambda row: (order.index(row.method), params.tasks.index(row.task), row.seed or 0)
+    )
     artifacts.save_json(
         artifacts.RESULTS,
         {
@@ -74,6 +86,15 @@ def main() -> None:
         },
     )
     log_results(tracker, chosen["study"], rows)
+
+
+def configurations(
+    params: Params, winners: dict[str, Any]
+) -> dict[str, tuple[PromptConfig, TrainConfig]]:
+    """Return what is refit: `evaluate.methods` as params.yaml has them, and the sweep's winners."""
+    named = {name: {"method": name} for name in params.evaluate.methods}
+    chosen = {role: TrialRecord(**record).settings for role, record in winners.items()}
+    return {name: apply_settings(params, found) for name, found in {**named, **chosen}.items()}
 
 
 def log_results(tracker: Tracker, study: str, rows: list[TestRow]) -> None:

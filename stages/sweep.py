@@ -8,9 +8,19 @@ from rich.console import Console
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
+from pipeline.encode import with_pictures
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
-from pipeline.params import Params, apply_settings, expand, flatten, is_method, load_params
+from pipeline.manifest import load_manifest
+from pipeline.params import (
+    Params,
+    apply_settings,
+    deepest,
+    expand,
+    flatten,
+    is_method,
+    load_params,
+)
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
 from pipeline.selection import TrialRecord, choose_champion, choose_winners
@@ -48,7 +58,7 @@ def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
 
 
 def load_job(params: Params) -> tuple[SweepJob, Study]:
-    """Load what trials share: features, text tower, tokenized names.
+    """Load what trials share: features, towers, tokenized names.
 
     Raises:
         ValueError: if a cache file is damaged or stale, or a class name is too long.
@@ -62,7 +72,15 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
                 f"than {params.backbone.name}; run `dvc repro features`"
             )
     names = [name for task in tasks for name in task.class_names]
-    text = backbone.text_side(params.prompt.init, names)
+    depth = deepest(params)
+    text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)
+    text.check_depth(depth)
+    if depth:
+        manifests = [load_manifest(artifacts.manifest_path(task.name)) for task in tasks]
+        tasks = [
+            with_pictures(task, backbone, manifest, params.features)
+            for task, manifest in zip(tasks, manifests, strict=True)
+        ]
     axis = params.sweep.space.get("prompt.n_ctx")
     longest = max(int(value) for value in axis.ends) if axis else params.prompt.n_ctx
     text.check_names(longest)
