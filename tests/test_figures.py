@@ -46,7 +46,11 @@ def make_report(n_trials: int = 24, coop: bool = True) -> Report:
         trials.append(
             TrialRecord(number, settings, harmonic_mean(base, new), base, new, size, {}, [], 1.0)
         )
-    winners = choose_winners(trials, 0.02)
+    winners = choose_winners(
+        trials,
+        0.02,
+        lambda t: (t.settings["prompt.rank"], t.settings["prompt.bits"]) == ("full", 16),
+    )
     if not coop:
         winners.pop("coop", None)
     rows = []

@@ -132,7 +132,9 @@ class TestSummary:
         assert with_spread(zero.base) == "60.0"
 
     def test_methods_come_in_the_order_of_the_field(self) -> None:
-        assert list(summarize_methods(sample_rows()[::-1])) == list(METHODS)
+        present = {row.method for row in sample_rows()}
+        found = list(summarize_methods(sample_rows()[::-1]))
+        assert found == [method for method in METHODS if method in present]
 
     def test_held_out_is_the_mean_of_the_tasks_that_have_it(self) -> None:
         rows = [
@@ -250,7 +252,7 @@ class TestPages:
     @pytest.mark.parametrize("template", ["report.md.j2", "report.html.j2"])
     def test_every_method_and_task_is_in_the_tables(self, template: str) -> None:
         page = render(template, make_report(), [Picture("size", "T", "C", b"<svg/>")])
-        for label in METHODS.values():
+        for label in (METHODS[row.method] for row in sample_rows()):
             assert len(re.findall(f"(</i>|\\| ){label}", page)) >= 3  # overall, two tasks
         for text in ("75.0 ± 7.1", "food", "play", "abc"):
             assert text in page
@@ -308,6 +310,6 @@ class TestForDvc:
         assert len(trials) == 5
         assert trials[3]["role"] == "champion"
         assert {"bytes", "score", "base", "new", "rank", "bits", "n_ctx", "lr"} <= set(trials[0])
-        assert len(tasks) == len(METHODS) * 2
+        assert len(tasks) == len({row.method for row in sample_rows()}) * 2
         flat = [value for point in trials + tasks for value in point.values()]
         assert all(isinstance(value, str | int | float) for value in flat)
