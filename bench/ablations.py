@@ -23,8 +23,10 @@ from typing import Any, Literal
 from bench.units import Results, measure_missing, parser
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
+from pipeline.encode import with_pictures
 from pipeline.features import TaskFeatures
 from pipeline.few_shot import split_base_new
+from pipeline.manifest import load_manifest
 from pipeline.metrics import harmonic_mean
 from pipeline.params import apply_settings, load_params
 from pipeline.provenance import value_hash
@@ -118,6 +120,11 @@ QUESTIONS: dict[str, dict[str, Settings]] = {
         for method in ("coop", "residual")
         for n in (2, 4, 8, 16)
     },
+    "towers": {
+        "MaPLe": {"method": "maple"},
+        "QMaPLe": {"method": "qmaple"},
+        "CoOp, 2 tokens": {**COOP, "prompt.n_ctx": 2},
+    },
     "design": {
         "rank 1, 1 bit": compact(),
         "U in half precision": compact(prompt__low_rank__left_bits=16),
@@ -188,18 +195,21 @@ def chosen_settings(results: Results) -> dict[str, Settings]:
 
 
 @cache
-def load_task(task: str) -> tuple[TaskFeatures, TextSide]:
-    """Load a task's features and the text tower, once per process."""
+def load_task(task: str, deep: bool) -> tuple[TaskFeatures, TextSide]:
+    """Load a task's features, pictures if prompts are deep, and towers, once per process."""
     params = load_params()
     features = artifacts.load_features(artifacts.features_path(task))
     backbone = load_backbone(params.backbone.on_cpu())
-    return features, backbone.text_side(params.prompt.init, features.class_names)
+    if deep:
+        manifest = load_manifest(artifacts.manifest_path(task))
+        features = with_pictures(features, backbone, manifest, params.features)
+    return features, backbone.text_side(params.prompt.init, features.class_names, deep)
 
 
 def measure_unit(unit: Unit) -> Results:
     """Train a unit and return what was measured, by seed; accuracies in [0, 1]."""
     prompt, train = apply_settings(load_params(), dict(unit.settings))
-    features, text = load_task(unit.task)
+    features, text = load_task(unit.task, prompt.depth > 0)
     base, new = split_base_new(range(len(features.class_names)))
     if unit.protocol == "select":
         base, new = split_base_new(base)
