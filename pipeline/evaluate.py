@@ -1,4 +1,4 @@
-"""Refit the winners on all base classes and test them, next to zero-shot CLIP.
+"""Refit configurations and test them by a protocol, next to zero-shot CLIP.
 
 Shapes: S seeds, K classes, E joint embedding width.
 """
@@ -6,28 +6,60 @@ Shapes: S seeds, K classes, E joint embedding width.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pipeline.features import TaskFeatures
-from pipeline.few_shot import split_base_new
 from pipeline.metrics import accuracy, harmonic_mean
 from pipeline.prompts import PromptConfig
+from pipeline.protocols import ProtocolConfig, targets, trained_classes
 from pipeline.run import Point, TaskRun, TextSide, measure_prompts
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.train import TrainConfig
 
 ZERO_SHOT = "zero_shot"
+BASE_TO_NEW = ProtocolConfig(train="base", test="halves")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One accuracy: a method, trained on a task with a seed, on one target.
+
+    Attributes:
+        method: `zero_shot`, a named method, or `coop`, `compact`, `champion` of the sweep.
+        source: the task that was trained on.
+        shots: images per class; 0 for zero-shot.
+        seed: of the shots, the start and the data order; None for zero-shot.
+        target: the task that is tested.
+        side: of its classes: base, new or all.
+        domain: of its images: `shots`, `held-out`, or a name.
+        accuracy: in [0, 1], on test images.
+        size_bytes: learned state of the prompt.
+        n_parameters: trained scalars.
+        seconds: of training, per prompt.
+    """
+
+    method: str
+    source: str
+    shots: int
+    seed: int | None
+    target: str
+    side: str
+    domain: str
+    accuracy: float
+    size_bytes: int
+    n_parameters: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class TestRow:
-    """One method on one task with one seed; accuracies in [0, 1], on test images.
+    """One method on one task with one seed, base to new; accuracies in [0, 1], on test images.
 
     Attributes:
-        method: `zero_shot`, `coop`, `compact` or `champion`.
+        method: `zero_shot`, a named method, or `coop`, `compact`, `champion` of the sweep.
         task: its name.
         seed: of the shots, the start and the data order; None for zero-shot.
         base: accuracy among the base classes, in the styles that the shots come from.
@@ -57,10 +89,11 @@ class TestRow:
 
 @dataclass(frozen=True)
 class Fit:
-    """One winner to refit on one task."""
+    """One configuration to refit on one task."""
 
     method: str
     task: str
+    shots: int
     prompt: PromptConfig
     train: TrainConfig
 
@@ -71,95 +104,104 @@ class EvaluationJob:
 
     text: TextSide
     tasks: dict[str, TaskFeatures]
-    shots: int
+    protocol: ProtocolConfig
     seeds: Sequence[int]
     device: str = "cpu"
 
 
-def held_out_domains(features: TaskFeatures) -> list[str]:
-    """Return the domains that no training image comes from."""
-    return [domain for domain in features.domains if domain not in features.shot_domains]
-
-
-def refit(job: EvaluationJob, fit: Fit) -> tuple[list[TestRow], list[StoredPrompt]]:
-    """Train one winner on all base classes of a task, every seed, and test the stored prompts."""
+def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredPrompt]]:
+    """Train one configuration on a task, every seed, and test the stored prompts."""
     job.text.to(job.device)
     features = job.tasks[fit.task]
-    base, _ = split_base_new(range(len(features.class_names)))
     start = time.perf_counter()
     points = [Point(fit.prompt, fit.train.lr, seed) for seed in job.seeds]
-    run = TaskRun(job.text, features, points, fit.train, base, job.shots)
+    classes = trained_classes(job.protocol, features)
+    run = TaskRun(job.text, features, points, fit.train, classes, fit.shots)
     for _ in range(fit.train.rounds):
         run.fit.run_round()
     seconds = (time.perf_counter() - start) / len(job.seeds)
     prompts = run.stored()
     n_parameters = sum(p.numel() for p in run.replicas[0].prompt.parameters())
-    return test_rows(job, fit, prompts, n_parameters, seconds), prompts
-
-
-def test_rows(
-    job: EvaluationJob, fit: Fit, prompts: Sequence[StoredPrompt], n_parameters: int, seconds: float
-) -> list[TestRow]:
-    """Measure stored prompts on base and new test images, in shot styles and held-out ones."""
-    features = job.tasks[fit.task]
-    halves = split_base_new(range(len(features.class_names)))
-    domains, held_out = features.shot_domains, held_out_domains(features)
-    base, new = (
-        measure_prompts(job.text, features, prompts, "test", classes, domains) for classes in halves
-    )
-    far: list[list[float] | list[None]] = [
-        measure_prompts(job.text, features, prompts, "test", classes, held_out)
-        if held_out
-        else [None] * len(prompts)
-        for classes in halves
-    ]
-    return [
-        TestRow(
-            fit.method,
-            fit.task,
-            seed,
-            base[i],
-            new[i],
-            harmonic_mean(base[i], new[i]),
-            far[0][i],
-            far[1][i],
-            prompts[i].size_bytes,
-            n_parameters,
-            seconds,
+    found = []
+    for target in targets(job.protocol, fit.task, job.tasks):
+        reached = measure_prompts(
+            job.text, job.tasks[target.task], prompts, "test", target.classes, target.domains
         )
-        for i, seed in enumerate(job.seeds)
-    ]
+        found += [
+            Measurement(
+                fit.method,
+                fit.task,
+                fit.shots,
+                seed,
+                target.task,
+                target.side,
+                target.domain,
+                value,
+                prompt.size_bytes,
+                n_parameters,
+                seconds,
+            )
+            for seed, value, prompt in zip(job.seeds, reached, prompts, strict=True)
+        ]
+    return found, prompts
+
+
+def measure_zero_shot(
+    protocol: ProtocolConfig,
+    tasks: Mapping[str, TaskFeatures],
+    source: str,
+    class_embeddings: Mapping[str, Tensor],
+) -> list[Measurement]:
+    """Measure the plain captions on what prompts trained on a source are tested on.
+
+    Args:
+        protocol: which targets.
+        tasks: all tasks.
+        source: the task that others are trained on.
+        class_embeddings: `[K, E]` of the plain captions of all classes, by task.
+    """
+    found = []
+    for target in targets(protocol, source, tasks):
+        features, class_KE = tasks[target.task], class_embeddings[target.task]
+        image_NE, label_N = features.select("test", target.classes, target.domains)
+        reached = accuracy(image_NE, class_KE[list(target.classes)], label_N)
+        place = (target.task, target.side, target.domain)
+        found.append(Measurement(ZERO_SHOT, source, 0, None, *place, reached, 0, 0, 0.0))
+    return found
 
 
 def zero_shot_row(features: TaskFeatures, class_embeddings_KE: Tensor) -> TestRow:
-    """Measure the task's plain caption: `class_embeddings_KE` of all its classes."""
-    halves = split_base_new(range(len(features.class_names)))
-
-    def measured(domains: list[str]) -> list[float]:
-        return [
-            accuracy(*_on(features, classes, domains, class_embeddings_KE)) for classes in halves
-        ]
-
-    held_out = held_out_domains(features)
-    base, new = measured(features.shot_domains)
-    far_base, far_new = measured(held_out) if held_out else (None, None)
-    return TestRow(
-        ZERO_SHOT,
-        features.name,
-        None,
-        base,
-        new,
-        harmonic_mean(base, new),
-        far_base,
-        far_new,
-        0,
-        0,
-        0.0,
-    )
+    """Measure the task's plain caption, base to new: `class_embeddings_KE` of all its classes."""
+    name = features.name
+    own = {name: features}, name, {name: class_embeddings_KE}
+    return base_to_new_rows(measure_zero_shot(BASE_TO_NEW, *own))[0]
 
 
-def _on(
-    features: TaskFeatures, classes: Sequence[int], domains: list[str], class_embeddings_KE: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    image_NE, label_N = features.select("test", classes, domains)
-    return image_NE, class_embeddings_KE[list(classes)], label_N
+def base_to_new_rows(measurements: Sequence[Measurement]) -> list[TestRow]:
+    """Gather the measurements of base and new classes, one row per method, task and seed."""
+    groups: dict[tuple[str, str, int | None], dict[tuple[str, str], Measurement]] = {}
+    for one in measurements:
+        group = groups.setdefault((one.method, one.source, one.seed), {})
+        group[one.side, one.domain] = one
+    rows = []
+    for (method, task, seed), group in groups.items():
+        base, new = (group[side, "shots"].accuracy for side in ("base", "new"))
+        far = [group.get((side, "held-out")) for side in ("base", "new")]
+        far_base, far_new = (one.accuracy if one else None for one in far)
+        any_one = group["base", "shots"]
+        rows.append(
+            TestRow(
+                method,
+                task,
+                seed,
+                base,
+                new,
+                harmonic_mean(base, new),
+                far_base,
+                far_new,
+                any_one.size_bytes,
+                any_one.n_parameters,
+                any_one.seconds,
+            )
+        )
+    return rows

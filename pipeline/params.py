@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline import protocols
 from pipeline.backbone import BackboneConfig
 from pipeline.config import Config
 from pipeline.datasets.emoji import EmojiConfig
@@ -16,6 +17,7 @@ from pipeline.errors import report_all
 from pipeline.features import FeaturesConfig
 from pipeline.pretrain import PretrainConfig
 from pipeline.prompts import PromptConfig
+from pipeline.protocols import ProtocolConfig, check_protocol
 from pipeline.search import SweepConfig, Value
 from pipeline.selection import EvaluateConfig
 from pipeline.tracking import TrackingConfig
@@ -51,6 +53,9 @@ class Params(Config):
     prompt: PromptConfig
     train: TrainConfig
     sweep: SweepConfig
+    protocol: protocols.Name
+    """How the chosen configurations are tested: a name in `protocols`."""
+    protocols: dict[protocols.Name, ProtocolConfig]
     evaluate: EvaluateConfig
     tracking: TrackingConfig
     register_: RegisterConfig = Field(alias="register")
@@ -87,6 +92,9 @@ def load_params(path: Path = PARAMS) -> Params:
         raise AssertionError from error
     report_all(f"{path}: no such configuration", method_problems(params))
     report_all(f"{path}: the sweep cannot run", sweep_problems(params))
+    if params.protocol not in params.protocols:
+        raise ValueError(f"{path}: protocols.{params.protocol}: missing")
+    check_protocol(params.protocol, params.protocols[params.protocol], params.tasks)
     return params
 
 

@@ -31,7 +31,6 @@ from PIL import Image
 
 from pipeline.release import (
     PACKAGE,
-    SCORES,
     Release,
     content_hash,
     contents,
@@ -151,9 +150,9 @@ def create_version(
             run_id,
             tags=tags,
             metrics=[
-                (f"{task}/{score}", about["result"][score], 0)
+                (f"{task}/{score}", value, 0)
                 for task, about in abouts.items()
-                for score in SCORES
+                for score, value in about["scores"].items()
             ],
         )
         logged = log_model(release)

@@ -29,7 +29,6 @@ REQUIREMENTS = (
     "pydantic",
     "safetensors",
 )
-SCORES = ("base", "new", "harmonic_mean")
 
 
 @dataclass(frozen=True)
@@ -100,14 +99,16 @@ def version_tags(release: Release, abouts: dict[str, dict[str, Any]]) -> dict[st
     """
     first = next(iter(abouts.values()))
     settings = first["settings"]["prompt"]
-    results = [about["result"] for about in abouts.values()]
-    scores = {name: f"{mean(result[name] for result in results):.6f}" for name in SCORES}
+    scores = {
+        name: f"{mean(about['scores'][name] for about in abouts.values()):.6f}"
+        for name in first["scores"]
+    }
     return {
         "role": release.role,
         "study": release.study,
         "seed": str(release.seed),
         **{key: str(settings[key]) for key in ("rank", "bits", "n_ctx")},
-        "size_bytes": str(max(result["size_bytes"] for result in results)),
+        "size_bytes": str(max(about["size_bytes"] for about in abouts.values())),
         "file_bytes": str(max(path.stat().st_size for path in release.prompts.values())),
         **scores,
         "data_hash": release.data_hash,

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.evaluate import TestRow
+from pipeline.evaluate import Measurement, base_to_new_rows
 from pipeline.findings import (
     axis_sentence,
     best_on_test,
@@ -34,6 +34,7 @@ from pipeline.summary import (
     check_rows,
     summarize_methods,
 )
+from pipeline.tables import ResultTable
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def build_report(
         )
     records = [TrialRecord(**record) for record in trials["trials"]]
     winners = {role: TrialRecord(**record) for role, record in results["winners"].items()}
-    rows = [TestRow(**row) for row in results["rows"]]
+    rows = base_to_new_rows([Measurement(**one) for one in results["measurements"]])
     check_rows(rows)
     methods = summarize_methods(rows)
     tasks = {
@@ -183,15 +184,15 @@ def task_points(report: Report) -> list[dict[str, Any]]:
     ]
 
 
-def render(template: str, report: Report, pictures: Sequence[Picture]) -> str:
-    """Fill `report.md.j2` or `report.html.j2`; the HTML page loads nothing from elsewhere."""
+def pages() -> Environment:
+    """Return what fills templates; HTML pages load nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("pipeline"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=template.endswith(".html.j2"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
     )
     environment.filters |= {
         "percent": percent,
@@ -199,9 +200,32 @@ def render(template: str, report: Report, pictures: Sequence[Picture]) -> str:
         "describe": describe,
         "listed": listed,
     }
-    return environment.get_template(template).render(
-        report=report,
-        pictures=pictures,
-        labels=METHODS,
-        best_of=best_on_test,
+    return environment
+
+
+def render(template: str, report: Report, pictures: Sequence[Picture]) -> str:
+    """Fill `report.md.j2` or `report.html.j2`."""
+    return (
+        pages()
+        .get_template(template)
+        .render(report=report, pictures=pictures, labels=METHODS, best_of=best_on_test)
+    )
+
+
+def render_tables(
+    template: str,
+    results: Mapping[str, Any],
+    trials: Mapping[str, Any],
+    tables: Sequence[ResultTable],
+) -> str:
+    """Fill `tables.md.j2` or `tables.html.j2`: the pages of protocols without base and new."""
+    return (
+        pages()
+        .get_template(template)
+        .render(
+            protocol=results["protocol"],
+            study=results["study"],
+            tables=tables,
+            provenance=flat_provenance(trials, results),
+        )
     )

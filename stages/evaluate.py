@@ -11,11 +11,20 @@ from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.encode import with_pictures
 from pipeline.errors import run_stage
-from pipeline.evaluate import ZERO_SHOT, EvaluationJob, Fit, TestRow, refit, zero_shot_row
+from pipeline.evaluate import (
+    ZERO_SHOT,
+    EvaluationJob,
+    Fit,
+    Measurement,
+    measure_zero_shot,
+    refit,
+)
 from pipeline.manifest import load_manifest
+from pipeline.metrics import harmonic_mean
 from pipeline.packed_prompt import save_prompt
 from pipeline.params import Params, apply_settings, load_params
 from pipeline.prompts import PromptConfig
+from pipeline.protocols import sources
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.selection import TrialRecord
 from pipeline.stored_prompt import StoredPrompt
@@ -37,7 +46,8 @@ def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
             for task, features in tasks.items()
         }
     device = "cuda" if params.sweep.gpus_per_trial else "cpu"
-    return EvaluationJob(text, tasks, params.sweep.shots, params.evaluate.seeds, device)
+    protocol = params.protocols[params.protocol]
+    return EvaluationJob(text, tasks, protocol, params.evaluate.seeds, device)
 
 
 def main() -> None:
@@ -48,35 +58,44 @@ def main() -> None:
     chosen = artifacts.load_json(artifacts.WINNERS)
     configs = configurations(params, chosen["winners"])
     job = load_job(params, backbone, max(prompt.depth for prompt, _ in configs.values()))
-    rows = [
-        zero_shot_row(
-            features,
-            backbone.encode_captions(
-                [features.template.format(name) for name in features.class_names]
-            ).cpu(),
-        )
-        for features in job.tasks.values()
+    captions = {
+        task: backbone.encode_captions([f.template.format(name) for name in f.class_names]).cpu()
+        for task, f in job.tasks.items()
+    }
+    trained = sources(job.protocol, params.tasks)
+    found = [
+        one
+        for task in trained
+        for one in measure_zero_shot(job.protocol, job.tasks, task, captions)
     ]
+    shots = job.protocol.shots or [params.sweep.shots]
     fits = [
-        Fit(method, task, *config) for method, config in configs.items() for task in params.tasks
+        Fit(method, task, count, *config)
+        for method, config in configs.items()
+        for task in trained
+        for count in shots
     ]
     artifacts.clear_folder(artifacts.EVALUATION)
     resources = params.sweep.cpus_per_trial, params.sweep.gpus_per_trial
     with cluster(), tqdm(total=len(fits), desc="evaluate", unit="fit") as bar:
         for index, (measured, prompts) in map_parallel(refit, fits, job, *resources):
-            rows += measured
-            save_prompts(params, backbone, fits[index], measured, prompts, job)
+            found += measured
+            if fits[index].shots == max(shots):
+                save_prompts(params, backbone, fits[index], measured, prompts, job)
             bar.update()
     order = [ZERO_SHOT, *sorted(configs)]
-    rows.sort(
-        key=lambda row: (order.index(row.method), params.tasks.index(row.task), row.seed or 0)
-    )
+    found.sort(
+        key=lambda one: (
+            order.index(one.method), params.tasks.index(one.source), one.shots, one.seed or 0
+        )
+    )  # fmt: skip
     artifacts.save_json(
         artifacts.RESULTS,
         {
             "study": chosen["study"],
             "winners": chosen["winners"],
-            "rows": [asdict(row) for row in rows],
+            "protocol": params.protocol,
+            "measurements": [asdict(one) for one in found],
             "provenance": {
                 "git_commit": git_commit(),
                 "backbone": backbone.fingerprint,
@@ -85,7 +104,7 @@ def main() -> None:
             },
         },
     )
-    log_results(tracker, chosen["study"], rows)
+    log_results(tracker, chosen["study"], params.protocol, found)
 
 
 def configurations(
@@ -97,43 +116,52 @@ def configurations(
     return {name: apply_settings(params, found) for name, found in {**named, **chosen}.items()}
 
 
-def log_results(tracker: Tracker, study: str, rows: list[TestRow]) -> None:
+def log_results(tracker: Tracker, study: str, protocol: str, found: list[Measurement]) -> None:
     """Record each method's test accuracy, mean over tasks and seeds, below the study's run."""
-    names = ("base", "new", "harmonic_mean", "held_out_base", "held_out_new", "size_bytes")
-    parent = tracker.find_run(study) or ""
-    with tracker.run(f"{study}/evaluate", "evaluate", {"study": study}, parent) as run_id:
-        for method in dict.fromkeys(row.method for row in rows):
-            values = [asdict(row) for row in rows if row.method == method]
-            means = {
-                name: mean(found)
-                for name in names
-                if (found := [value[name] for value in values if value[name] is not None])
-            }
-            tracker.log(run_id, metrics=[(f"{method}/{k}", v, 0) for k, v in means.items()])
+    groups: dict[str, list[float]] = {}
+    for one in found:
+        words = (one.method, one.side, one.domain, f"{one.shots}_shots" if one.shots else "")
+        groups.setdefault("/".join(filter(None, words)), []).append(one.accuracy)
+    means = {name: mean(values) for name, values in groups.items()}
+    means |= {f"{one.method}/size_bytes": float(one.size_bytes) for one in found}
+    parent, tags = tracker.find_run(study) or "", {"study": study, "protocol": protocol}
+    with tracker.run(f"{study}/{protocol}", "evaluate", tags, parent) as run_id:
+        tracker.log(run_id, metrics=[(name, value, 0) for name, value in means.items()])
 
 
 def save_prompts(
     params: Params,
     backbone: Backbone,
     fit: Fit,
-    rows: list[TestRow],
+    found: list[Measurement],
     prompts: list[StoredPrompt],
     job: EvaluationJob,
 ) -> None:
     """Keep every stored prompt with what it needs to be used and what it reached."""
-    for row, prompt in zip(rows, prompts, strict=True):
+    for seed, prompt in zip(job.seeds, prompts, strict=True):
+        own = [one for one in found if one.seed == seed and one.target == fit.task]
         about = {
             "method": fit.method,
             "task": fit.task,
-            "seed": row.seed,
-            "result": asdict(row),
+            "seed": seed,
+            "scores": scores(own),
+            "size_bytes": prompt.size_bytes,
+            "n_parameters": own[0].n_parameters,
             "settings": {"prompt": fit.prompt.model_dump(), "train": fit.train.model_dump()},
             "class_names": list(job.tasks[fit.task].class_names),
             "backbone": params.backbone.model_dump(),
         }
-        path = artifacts.prompt_path(fit.method, fit.task, row.seed or 0)
+        path = artifacts.prompt_path(fit.method, fit.task, seed)
         save = partial(save_prompt, prompt=prompt, fingerprint=backbone.fingerprint, about=about)
         artifacts.write_atomic(path, save)
+
+
+def scores(own: list[Measurement]) -> dict[str, float]:
+    """Return what a prompt reached on the task that it was trained on, in [0, 1]."""
+    reached = {one.side: one.accuracy for one in own if one.domain == "shots"}
+    if set(reached) == {"base", "new"}:
+        return {**reached, "harmonic_mean": harmonic_mean(**reached)}
+    return {"accuracy": reached["all"]}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.errors import run_stage
 from pipeline.params import load_params
+from pipeline.protocols import sources
 from pipeline.registry import Registered, register
 from pipeline.release import ROLES, Release
 from pipeline.tracking import Tracker
@@ -24,13 +25,14 @@ def main() -> None:
     fingerprint = load_backbone(params.backbone).fingerprint
     tracker = Tracker(params.tracking, artifacts.STATE)
     name, seed = params.register_.name, params.evaluate.seeds[0]
+    trained = sources(params.protocols[params.protocol], params.tasks)
     models = {}
     for role in ROLES:
         release = Release(
             role=role,
             study=results["study"],
             seed=seed,
-            prompts={task: artifacts.prompt_path(role, task, seed) for task in params.tasks},
+            prompts={task: artifacts.prompt_path(role, task, seed) for task in trained},
             backbone=params.backbone,
             fingerprint=fingerprint,
             data_hash=results["provenance"]["data_hash"],
@@ -51,10 +53,15 @@ def main() -> None:
 
 def line(name: str, done: Registered) -> str:
     """Describe a version in one line."""
-    score = 100 * float(done.tags["harmonic_mean"])
+    name_of = {"harmonic_mean": "HM", "accuracy": "accuracy"}
+    score = ", ".join(
+        f"{name_of[key]} {100 * float(value):.1f}"
+        for key, value in done.tags.items()
+        if key in name_of
+    )
     return (
         f"models:/{name}@{done.role}: version {done.version}{' (new)' if done.is_new else ''}, "
-        f"{done.tags['size_bytes']} B, HM {score:.1f} with seed {done.tags['seed']}"
+        f"{done.tags['size_bytes']} B, {score} with seed {done.tags['seed']}"
     )
 
 

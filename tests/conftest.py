@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.backbone import Backbone, BackboneConfig, build_clip, load_backbone, save_clip
 from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
+from pipeline.evaluate import Measurement, TestRow
 from pipeline.features import TaskFeatures
 from pipeline.layout import Frame
 from pipeline.manifest import Manifest
@@ -83,6 +86,24 @@ def train_config(n_steps: int = 12, **changed: Any) -> TrainConfig:
         "coop": {"epochs": 6, "batch_size": 5},
     }
     return TrainConfig(**{**plain, **changed})
+
+
+def measurements(rows: Sequence[TestRow]) -> list[dict[str, Any]]:
+    """Take rows apart into the measurements that they are made of, as they stand in a file."""
+    found = []
+    for row in rows:
+        for side, domain, value in (
+            ("base", "shots", row.base),
+            ("new", "shots", row.new),
+            ("base", "held-out", row.held_out_base),
+            ("new", "held-out", row.held_out_new),
+        ):
+            if value is not None:
+                shots = 0 if row.seed is None else 16
+                place = (row.method, row.task, shots, row.seed, row.task, side, domain, value)
+                costs = row.size_bytes, row.n_parameters, row.seconds
+                found.append(asdict(Measurement(*place, *costs)))
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -7,15 +7,26 @@ import torch
 from conftest import train_config
 
 from pipeline.backbone import Backbone
-from pipeline.evaluate import ZERO_SHOT, EvaluationJob, Fit, held_out_domains, refit, zero_shot_row
+from pipeline.evaluate import (
+    BASE_TO_NEW,
+    ZERO_SHOT,
+    EvaluationJob,
+    Fit,
+    base_to_new_rows,
+    measure_zero_shot,
+    refit,
+    zero_shot_row,
+)
 from pipeline.features import TaskFeatures
 from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
+from pipeline.protocols import ProtocolConfig, held_out_domains
 from pipeline.run import TextSide, measure_prompts
 
 FIT = Fit(
     "champion",
     "toy",
+    2,
     PromptConfig(init="a photo of a", rank=1, bits=2, n_ctx=4),
     train_config(4, lr=0.1, rounds=2),
 )
@@ -24,12 +35,13 @@ BASE, NEW = range(4), range(4, 8)
 
 @pytest.fixture
 def job(text: TextSide, features: TaskFeatures) -> EvaluationJob:
-    return EvaluationJob(text, {"toy": features}, shots=2, seeds=[1, 2])
+    return EvaluationJob(text, {"toy": features}, BASE_TO_NEW, seeds=[1, 2])
 
 
 def test_rows_measure_the_stored_prompts(job: EvaluationJob) -> None:
     features = job.tasks["toy"]
-    rows, prompts = refit(job, FIT)
+    found, prompts = refit(job, FIT)
+    rows = base_to_new_rows(found)
     assert [row.seed for row in rows] == [1, 2]
     near, far = features.shot_domains, held_out_domains(features)
     assert (near, far) == (["flat", "round"], ["far"])
@@ -55,7 +67,7 @@ def test_validation_and_new_training_images_are_not_read(job: EvaluationJob) -> 
     views_NVE[torch.tensor(features.training_labels) >= 4] = float("nan")
     hidden = replace(features, features_NE=features_NE, views_NVE=views_NVE)
     clean, blind = (
-        [replace(row, seconds=0.0) for row in refit(own, FIT)[0]]
+        [replace(one, seconds=0.0) for one in refit(own, FIT)[0]]
         for own in (job, replace(job, tasks={"toy": hidden}))
     )
     assert clean == blind
@@ -64,7 +76,7 @@ def test_validation_and_new_training_images_are_not_read(job: EvaluationJob) -> 
 def test_without_held_out_styles_there_is_no_such_number(job: EvaluationJob) -> None:
     features = job.tasks["toy"]
     near = replace(features, domain_N=features.domain_N.clamp(max=1), domains=("flat", "round"))
-    rows, _ = refit(replace(job, tasks={"toy": near}), FIT)
+    rows = base_to_new_rows(refit(replace(job, tasks={"toy": near}), FIT)[0])
     assert all(row.held_out_base is None and row.held_out_new is None for row in rows)
     assert zero_shot_row(near, torch.randn(8, 32)).held_out_new is None
 
@@ -77,3 +89,52 @@ def test_zero_shot_tells_each_half_apart(backbone: Backbone, features: TaskFeatu
     predicted_N = (image_NE @ class_KE[4:].T).argmax(dim=-1)
     assert row.new == pytest.approx(float((predicted_N == label_N).float().mean()))
     assert (row.method, row.seed, row.size_bytes, row.n_parameters) == (ZERO_SHOT, None, 0, 0)
+
+
+def test_prompts_of_one_task_are_tested_on_the_names_of_others(
+    backbone: Backbone, job: EvaluationJob
+) -> None:
+    """Cross-data-set transfer: another task's classes, in another order, with other images."""
+    features = job.tasks["toy"]
+    order = [7, 3, 0, 5]
+    row_n, label_n = features.rows("test", order, features.shot_domains)
+    other = replace(
+        features,
+        name="other",
+        class_names=tuple(features.class_names[label] for label in order),
+        features_NE=features.features_NE[row_n],
+        label_N=label_n,
+        split_N=features.split_N[row_n],
+        domain_N=features.domain_N[row_n],
+    )
+    protocol = ProtocolConfig(train="all", test="tasks", source="toy")
+    both = replace(job, protocol=protocol, tasks={"toy": features, "other": other})
+    found, prompts = refit(both, FIT)
+    assert [(one.source, one.target) for one in found] == [("toy", "toy")] * 2 + [
+        ("toy", "other")
+    ] * 2
+    expected = measure_prompts(job.text, features, prompts, "test", order, features.shot_domains)
+    assert [one.accuracy for one in found if one.target == "other"] == expected
+    captions = {
+        name: backbone.encode_captions([f"a photo of a {c}." for c in task.class_names])
+        for name, task in both.tasks.items()
+    }
+    zero = measure_zero_shot(protocol, both.tasks, "toy", captions)
+    assert [(one.target, one.side, one.seed) for one in zero] == [
+        ("toy", "all", None),
+        ("other", "all", None),
+    ]
+
+
+def test_all_classes_are_trained_where_the_protocol_says_so(job: EvaluationJob) -> None:
+    few = replace(job, protocol=ProtocolConfig(train="all", test="all", shots=[1, 2]))
+    seen = []
+    for shots in (1, 2):
+        found, _ = refit(few, replace(FIT, shots=shots))
+        assert {(one.shots, one.side, one.target) for one in found} == {(shots, "all", "toy")}
+        seen.append([one.accuracy for one in found])
+    features = job.tasks["toy"]
+    hidden = features.views_NVE.clone()
+    hidden[torch.tensor(features.training_labels) >= 4] = 0
+    blind = replace(few, tasks={"toy": replace(features, views_NVE=hidden)})
+    assert [one.accuracy for one in refit(blind, FIT)[0]] != seen[1], "new classes are trained"

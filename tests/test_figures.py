@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import measurements
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -79,7 +80,8 @@ def make_report(n_trials: int = 24, coop: bool = True) -> Report:
         {
             "study": "s",
             "winners": {role: asdict(trial) for role, trial in winners.items()},
-            "rows": [asdict(row) for row in rows],
+            "protocol": "base_to_new",
+            "measurements": measurements(rows),
         },
         Protocol(["noto"], [], ["food"], 16, 16, 2, 0.02),
     )

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from pipeline import served_model
 from pipeline.backbone import Backbone, BackboneConfig, build_clip, load_backbone, save_clip
 from pipeline.client import encode_images, predict
 from pipeline.encode import encode_task
-from pipeline.evaluate import TestRow
 from pipeline.features import FeaturesConfig, TaskFeatures
 from pipeline.few_shot import split_base_new
 from pipeline.manifest import Manifest
@@ -135,19 +134,7 @@ def make_release(
             measure_prompts(text, data, [stored], "test", classes, ["toy"])[0]
             for classes in split_base_new(range(len(data.class_names)))
         )
-        row = TestRow(
-            role,
-            task,
-            SEED,
-            base,
-            new,
-            harmonic_mean(base, new),
-            None,
-            None,
-            stored.size_bytes,
-            0,
-            0.0,
-        )
+        scores = {"base": base, "new": new, "harmonic_mean": harmonic_mean(base, new)}
         prompts[task] = folder / f"{role}-{task}-{SEED}.prompt"
         save_prompt(
             prompts[task],
@@ -157,7 +144,8 @@ def make_release(
                 "method": role,
                 "task": task,
                 "seed": SEED,
-                "result": asdict(row),
+                "scores": scores,
+                "size_bytes": stored.size_bytes,
                 "settings": {"prompt": settings.model_dump(), "train": {}},
                 "class_names": list(data.class_names),
                 "backbone": config.model_dump(),
@@ -241,7 +229,7 @@ def test_a_fresh_process_without_the_project_reproduces_the_measured_accuracy(
                     }
                 )
                 truth = [features.class_names[int(features.label_N[i])] for i in rows]
-                expected.append((truth, about["result"][candidates]))
+                expected.append((truth, about["scores"][candidates]))
     (tmp_path / "calls.json").write_text(json.dumps(calls))
     script = FRESH.format(
         packages=str(Path(mlflow.__file__).parents[1]),
@@ -454,7 +442,7 @@ def test_versions_carry_aliases_tags_and_no_pickle(world: World) -> None:
         assert version.tags["size_bytes"] == str(max(size.payload_bytes for size in sizes))
         assert version.tags["file_bytes"] == str(max(path.stat().st_size for path in files))
         assert float(version.tags["base"]) == pytest.approx(
-            sum(entry["result"]["base"] for entry in about) / len(about), abs=1e-6
+            sum(entry["scores"]["base"] for entry in about) / len(about), abs=1e-6
         )
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@{role}"))
         names = [path.name for path in folder.rglob("*")]

@@ -3,6 +3,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from conftest import measurements
 
 from pipeline.evaluate import ZERO_SHOT, TestRow
 from pipeline.findings import best_on_test, describe, points, times, with_spread
@@ -83,7 +84,8 @@ def files(
     results = {
         "study": "s",
         "winners": {role: asdict(records[number]) for role, number in roles.items()},
-        "rows": [asdict(row) for row in (rows or sample_rows())],
+        "protocol": "base_to_new",
+        "measurements": measurements(rows or sample_rows()),
         "provenance": {
             "git_commit": "abc",
             "backbone": "b1",
