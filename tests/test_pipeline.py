@@ -125,11 +125,13 @@ def test_interrupted_sweep_keeps_its_trials_and_goes_on(project: Path) -> None:
 
 def test_whole_pipeline(project: Path, finished: str) -> None:
     assert "champion" in finished
-    rows = load(project, "evaluate/results.json")["rows"]
-    methods = {row["method"] for row in rows}
+    found = load(project, "evaluate/results.json")["measurements"]
+    methods = {one["method"] for one in found}
     assert {"zero_shot", "coop", "compact", "champion"} == methods
-    assert all(0 <= row["base"] <= 1 and 0 <= row["new"] <= 1 for row in rows)
-    assert all(row["held_out_base"] is not None for row in rows)
+    assert all(0 <= one["accuracy"] <= 1 for one in found)
+    places = {(one["side"], one["domain"]) for one in found}
+    assert places == {(s, d) for s in ("base", "new") for d in ("shots", "held-out")}
+    assert "HM of the averages" in (project / "artifacts/report/tables/averages.md").read_text()
     assert run(project, "git", "status", "--porcelain", "artifacts").stdout == ""
     for name in ("report.md", "report.html", "metrics.json"):
         assert (project / "artifacts/report" / name).stat().st_size > 0
@@ -213,12 +215,37 @@ def test_registered_model_reproduces_its_accuracy_in_a_fresh_process(
         MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
     ).stdout  # fmt: skip
     accuracy = json.loads(printed.strip().splitlines()[-1])
-    [row] = [
-        r
-        for r in load(project, "evaluate/results.json")["rows"]
-        if (r["method"], r["task"], r["seed"]) == ("champion", "food-drink", 1)
+    wanted = {"method": "champion", "target": "food-drink", "seed": 1, "side": "base"}
+    [one] = [
+        one
+        for one in load(project, "evaluate/results.json")["measurements"]
+        if wanted.items() <= one.items() and one["domain"] == "shots"
     ]
-    assert accuracy == pytest.approx(row["base"], abs=1e-9)
+    assert accuracy == pytest.approx(one["accuracy"], abs=1e-9)
+
+
+def test_another_protocol_keeps_the_sweep_and_named_methods_are_tested(
+    project: Path, finished: str
+) -> None:
+    assert finished
+    edit_params(
+        project,
+        protocol="cross_dataset",
+        protocols__cross_dataset__source="activities",
+        evaluate__methods=["qmaple"],
+    )
+    try:
+        printed = run(project, "dvc", "repro", "report").stdout
+    finally:
+        run(project, "git", "checkout", "params.yaml")
+    assert "stages.evaluate" in printed
+    assert "stages.sweep" not in printed
+    found = load(project, "evaluate/results.json")["measurements"]
+    assert {one["source"] for one in found} == {"activities"}
+    assert {one["target"] for one in found} == {"activities", "food-drink"}
+    assert {one["method"] for one in found} >= {"qmaple", "champion", "zero_shot"}
+    assert "QMaPLe" in (project / "artifacts/report/tables/transfer.md").read_text()
+    assert "food-drink" in (project / "artifacts/report/report.html").read_text()
 
 
 def test_more_trials_continue_the_same_study(project: Path, finished: str) -> None:
