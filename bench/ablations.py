@@ -202,7 +202,8 @@ def load_task(task: str, deep: bool) -> tuple[TaskFeatures, TextSide]:
     backbone = load_backbone(params.backbone.on_cpu())
     if deep:
         manifest = load_manifest(artifacts.manifest_path(task))
-        features = with_pictures(features, backbone, manifest, params.features)
+        alone = params.features.model_copy(update={"workers": 0})  # a worker has no workers
+        features = with_pictures(features, backbone, manifest, alone)
     return features, backbone.text_side(params.prompt.init, features.class_names, deep)
 
 

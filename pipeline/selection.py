@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field
 
 from pipeline.config import Config
+from pipeline.metrics import harmonic_mean
 
 
 class EvaluateConfig(Config):
@@ -19,6 +20,8 @@ class EvaluateConfig(Config):
     """The compact winner is the smallest prompt whose score is at most this far from the best."""
     methods: list[str]
     """Named methods that are refit and tested beside the winners, as params.yaml has them."""
+    per_task: bool
+    """Whether the winners of every task on its own are refit, too, beside the common ones."""
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,23 @@ def choose_winners(
     winners = {"champion": choose_champion(trials), "compact": choose_compact(trials, within)}
     plain = [trial for trial in trials if is_coop(trial)]
     return winners | ({"coop": choose_champion(plain)} if plain else {})
+
+
+def on_task(trials: Sequence[TrialRecord], task: str) -> list[TrialRecord]:
+    """Return the trials as one task alone saw them, on validation data."""
+    seen = []
+    for trial in trials:
+        base, new = trial.tasks[task]["base"], trial.tasks[task]["new"]
+        seen.append(replace(trial, base=base, new=new, score=harmonic_mean(base, new)))
+    return seen
+
+
+def choose_per_task(
+    trials: Sequence[TrialRecord], within: float, is_coop: Callable[[TrialRecord], bool]
+) -> dict[str, dict[str, TrialRecord]]:
+    """Return what each task of the sweep would choose on its own, by role and task."""
+    chosen: dict[str, dict[str, TrialRecord]] = {}
+    for task in trials[0].tasks:
+        for role, record in choose_winners(on_task(trials, task), within, is_coop).items():
+            chosen.setdefault(role, {})[task] = record
+    return chosen

@@ -26,6 +26,9 @@ METHODS = {
     "qmaple": "QMaPLe",
     "compact": "compact",
     "champion": "champion",
+    "coop_per_task": "CoOp, chosen per data set",
+    "compact_per_task": "compact, chosen per data set",
+    "champion_per_task": "champion, chosen per data set",
 }
 """Methods in the order of the tables, and their names for people."""
 MEASURES = {"base": "base classes", "new": "new classes", "harmonic_mean": "harmonic mean"}

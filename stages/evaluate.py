@@ -32,6 +32,8 @@ from pipeline.sweep import cluster, map_parallel
 from pipeline.tracking import Tracker
 from pipeline.train import TrainConfig
 
+Configuration = tuple[PromptConfig, TrainConfig]
+
 
 def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
     """Load the features of all tasks, with pictures if prompts are deep, and tokenize names."""
@@ -56,8 +58,9 @@ def main() -> None:
     tracker = Tracker(params.tracking, artifacts.STATE)
     backbone = load_backbone(params.backbone.on_cpu())
     chosen = artifacts.load_json(artifacts.WINNERS)
-    configs = configurations(params, chosen["winners"])
-    job = load_job(params, backbone, max(prompt.depth for prompt, _ in configs.values()))
+    configs = configurations(params, chosen)
+    depths = [prompt.depth for by_task in configs.values() for prompt, _ in by_task.values()]
+    job = load_job(params, backbone, max(depths))
     captions = {
         task: backbone.encode_captions([f.template.format(name) for name in f.class_names]).cpu()
         for task, f in job.tasks.items()
@@ -70,9 +73,10 @@ def main() -> None:
     ]
     shots = job.protocol.shots or [params.sweep.shots]
     fits = [
-        Fit(method, task, count, *config)
-        for method, config in configs.items()
+        Fit(method, task, count, *by_task[task])
+        for method, by_task in configs.items()
         for task in trained
+        if task in by_task
         for count in shots
     ]
     artifacts.clear_folder(artifacts.EVALUATION)
@@ -107,13 +111,24 @@ def main() -> None:
     log_results(tracker, chosen["study"], params.protocol, found)
 
 
-def configurations(
-    params: Params, winners: dict[str, Any]
-) -> dict[str, tuple[PromptConfig, TrainConfig]]:
-    """Return what is refit: `evaluate.methods` as params.yaml has them, and the sweep's winners."""
-    named = {name: {"method": name} for name in params.evaluate.methods}
-    chosen = {role: TrialRecord(**record).settings for role, record in winners.items()}
-    return {name: apply_settings(params, found) for name, found in {**named, **chosen}.items()}
+def configurations(params: Params, chosen: dict[str, Any]) -> dict[str, dict[str, Configuration]]:
+    """Return what is refit, by method and task.
+
+    These are `evaluate.methods` as params.yaml has them, the sweep's winners, and, if asked for,
+    those that each task of the sweep would have chosen on its own.
+    """
+    settings: dict[str, dict[str, Any]] = {
+        name: dict.fromkeys(params.tasks, {"method": name}) for name in params.evaluate.methods
+    }
+    for role, record in chosen["winners"].items():
+        settings[role] = dict.fromkeys(params.tasks, TrialRecord(**record).settings)
+    for role, records in chosen["per_task"].items() if params.evaluate.per_task else ():
+        own = {task: TrialRecord(**record).settings for task, record in records.items()}
+        settings[f"{role}_per_task"] = own
+    return {
+        method: {task: apply_settings(params, found) for task, found in by_task.items()}
+        for method, by_task in settings.items()
+    }
 
 
 def log_results(tracker: Tracker, study: str, protocol: str, found: list[Measurement]) -> None:

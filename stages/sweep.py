@@ -23,7 +23,7 @@ from pipeline.params import (
 )
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
-from pipeline.selection import TrialRecord, choose_champion, choose_winners
+from pipeline.selection import TrialRecord, choose_champion, choose_per_task, choose_winners
 from pipeline.sweep import SweepJob, cluster, cluster_resources, run_sweep
 from pipeline.tracking import Tracker
 
@@ -161,21 +161,27 @@ def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord) ->
 
 
 def save_results(params: Params, study: Study, records: list[TrialRecord]) -> None:
-    """Write all trials and the winners."""
+    """Write all trials, the winners, and those that each task would have chosen."""
     artifacts.save_json(
         artifacts.TRIALS,
         {"study": study.name, "tags": study.tags, "trials": [asdict(record) for record in records]},
     )
-    winners = choose_winners(
-        records,
-        params.evaluate.compact_within,
-        lambda record: is_method(params, record.settings, "coop"),
-    )
+    within = params.evaluate.compact_within
+
+    def is_coop(record: TrialRecord) -> bool:
+        return is_method(params, record.settings, "coop")
+
+    winners = choose_winners(records, within, is_coop)
+    per_task = choose_per_task(records, within, is_coop)
     artifacts.save_json(
         artifacts.WINNERS,
         {
             "study": study.name,
             "winners": {role: asdict(record) for role, record in winners.items()},
+            "per_task": {
+                role: {task: asdict(record) for task, record in own.items()}
+                for role, own in per_task.items()
+            },
         },
     )
 

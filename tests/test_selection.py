@@ -1,6 +1,7 @@
 """Who wins, against brute force."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pipeline.selection import (
     TrialRecord,
     choose_champion,
     choose_compact,
+    choose_per_task,
     choose_winners,
     pareto_front,
 )
@@ -63,3 +65,26 @@ def test_coop_is_the_best_plain_trial() -> None:
     assert set(plain) == {"champion", "compact", "coop"}
     assert plain["coop"] == records[2]
     assert set(choose_winners(records, 0.01, lambda _: False)) == {"champion", "compact"}
+
+
+def test_every_task_can_choose_on_its_own() -> None:
+    def trial(number: int, size: int, **tasks: tuple[float, float]) -> TrialRecord:
+        own = {task: {"base": base, "new": new} for task, (base, new) in tasks.items()}
+        return replace(record(number, 0.5, size), tasks=own)
+
+    records = [
+        trial(0, 100, pets=(0.9, 0.9), cars=(0.2, 0.2)),
+        trial(1, 50, pets=(0.5, 0.5), cars=(0.8, 0.4)),
+        trial(2, 10, pets=(0.895, 0.9), cars=(0.1, 0.9)),
+    ]
+    chosen = choose_per_task(records, 0.01, lambda t: t.number == 1)
+    assert {task: found.number for task, found in chosen["champion"].items()} == {
+        "pets": 0,
+        "cars": 1,
+    }
+    assert {task: found.number for task, found in chosen["compact"].items()} == {
+        "pets": 2,
+        "cars": 1,
+    }
+    assert chosen["coop"]["pets"].number == 1
+    assert chosen["champion"]["cars"].score == pytest.approx(2 * 0.8 * 0.4 / 1.2)
