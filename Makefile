@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help repro test check lint format bench schedules pretrain ui clean
+.PHONY: help repro test check lint format bench schedules ablations pretrain ui clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ bench: $(READY) ## measure speed and memory into bench/results.json (15 quiet mi
 schedules: $(READY) ## measure fast against CoOp's schedule into docs/schedules.md (hours; resumes)
 	$(RUN) dvc repro -q features
 	$(RUN) python -m bench.schedules
+
+ablations: $(READY) ## ask the papers' questions again into docs/ablations.md (an hour; resumes)
+	$(RUN) dvc repro -q features
+	$(RUN) python -m bench.ablations
 
 pretrain: $(READY) ## rebuild the embedded backbone from its drawings (about 40 minutes)
 	$(RUN) dvc unfreeze pretrain
