@@ -20,8 +20,8 @@ from rich.table import Table
 from bench import memory, overhead, text_path, towers, trial
 from pipeline import artifacts
 from pipeline.backbone import BackboneConfig, load_backbone
+from pipeline.cluster import ALLOCATOR
 from pipeline.provenance import git_commit, versions
-from pipeline.sweep import ALLOCATOR
 
 RESULTS = Path("bench/results.json")
 PARTS = ("text", "flops", "replicas", "trial", "memory", "overhead")

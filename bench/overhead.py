@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,10 +14,11 @@ import torch
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
+from pipeline.cluster import cluster
 from pipeline.params import apply_settings, expand, load_params
 from pipeline.search import Search
 from pipeline.selection import TrialRecord
-from pipeline.sweep import SweepJob, cluster, run_sweep
+from pipeline.sweep import SweepJob, run_sweep
 from pipeline.trial import Trial
 
 N_TRIALS, N_WORKERS = 8, 2
@@ -34,18 +35,30 @@ def load_job() -> SweepJob:
     return SweepJob(text, tasks, resolve, complete, sweep)
 
 
+@dataclass
+class Clock:
+    """Notes when trials end."""
+
+    ended: list[tuple[float, TrialRecord]]
+
+    def on_finished(self, record: TrialRecord) -> None:
+        """Note the time."""
+        self.ended.append((time.perf_counter(), record))
+
+    on_pruned = on_finished
+
+    def on_failed(self, number: int, error: str) -> None:
+        """Say so: the figure is then worth nothing."""
+        print(f"trial {number} failed: {error}")
+
+
 def sweep_seconds(job: SweepJob) -> tuple[float, list[dict[str, Any]]]:
     """Run the sweep on a local cluster; return seconds from the first trial's start to the end."""
-    ended: list[tuple[float, TrialRecord]] = []
+    clock = Clock([])
     with tempfile.TemporaryDirectory() as folder, cluster():
         search = Search(Path(folder) / "optuna.db", "bench", job.sweep)
-        run_sweep(
-            search,
-            job,
-            Path(folder) / "ray",
-            lambda record: ended.append((time.perf_counter(), record)),
-            lambda number, error: print(f"trial {number} failed: {error}"),
-        )
+        run_sweep(search, job, Path(folder) / "ray", clock)
+    ended = clock.ended
     started = min(when - record.seconds for when, record in ended[:N_WORKERS])
     return ended[-1][0] - started, [record.settings for _, record in ended]
 

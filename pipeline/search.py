@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -77,6 +77,15 @@ class Range(Config):
         return rng.uniform(self.low, self.high)
 
 
+class AshaConfig(Config):
+    """Asynchronous successive halving (ASHA, arXiv 1810.05934), over the rounds of a trial."""
+
+    grace_rounds: int = Field(default=1, ge=1)
+    """Rounds that every trial gets."""
+    reduction_factor: float = Field(default=3, gt=1)
+    """Of the trials that reach a rung, one in so many goes on."""
+
+
 class SweepConfig(Config):
     """What is searched, on what, and with which resources."""
 
@@ -84,6 +93,10 @@ class SweepConfig(Config):
     shots: int = Field(ge=1)
     seeds: list[int] = Field(min_length=1)
     n_trials: int = Field(ge=1)
+    objective: Literal["pareto", "score"] = "pareto"
+    """Score and bytes, with every trial run to its end; or score alone, where trials that fall
+    behind are stopped early (`asha`)."""
+    asha: AshaConfig = AshaConfig()
     sampler_seed: int = Field(ge=0)
     space: dict[str, Choice | Range] = Field(min_length=1)
     first: list[dict[str, Value]]
@@ -91,11 +104,13 @@ class SweepConfig(Config):
     cpus_per_trial: float = Field(gt=0)
     gpus_per_trial: float = Field(ge=0)
     max_failures: int = Field(ge=0)
-    """How often a trial whose worker died is started again."""
+    """How often a trial whose worker died, or that raised, goes on from its last checkpoint."""
+    round_timeout_s: float = Field(default=0, ge=0)
+    """Seconds after which a round counts as hanging, and its worker is ended; 0: never."""
 
 
 class Search:
-    """A resumable two-objective study: score up, bytes down (TPE, NeurIPS 2011)."""
+    """A resumable study (TPE, NeurIPS 2011): score up and bytes down, or score alone."""
 
     def __init__(self, path: Path, name: str, config: SweepConfig) -> None:
         """Open or create the study `name` in a sqlite file.
@@ -109,7 +124,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name = name
         self.space = {key: axis.distribution() for key, axis in config.space.items()}
-        self.n_trials = config.n_trials
+        self.n_trials, self.objective = config.n_trials, config.objective
         self.exhausted = False
         self.running: dict[int, optuna.Trial] = {}
         try:
@@ -119,7 +134,7 @@ class Search:
                 storage=storage,
                 study_name=name,
                 load_if_exists=True,
-                directions=["maximize", "minimize"],
+                directions=["maximize", "minimize"] if self._pareto else ["maximize"],
             )
         except Exception as error:  # sqlalchemy and alembic raise many kinds
             raise ValueError(f"{path}: not a usable study database: {error}") from None
@@ -134,6 +149,10 @@ class Search:
             if trial.state == TrialState.RUNNING:
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.study.enqueue_trial(trial.params)
+
+    @property
+    def _pareto(self) -> bool:
+        return self.objective == "pareto"
 
     def ask(
         self, accept: Callable[[dict[str, Any]], str | None]
@@ -165,17 +184,17 @@ class Search:
         return None
 
     def _counted(self) -> list[FrozenTrial]:
-        """Return running and finished trials, and those that failed while training."""
+        """Return running, finished and stopped trials, and those that failed while training."""
+        counted = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
         return [
             trial
             for trial in self.study.get_trials(deepcopy=False)
-            if trial.state in (TrialState.RUNNING, TrialState.COMPLETE)
-            or "error" in trial.user_attrs
+            if trial.state in counted or "error" in trial.user_attrs
         ]
 
     @property
     def n_given_out(self) -> int:
-        """Trials that run, finished or failed."""
+        """Trials that run, finished, were stopped early or failed."""
         return len(self._counted())
 
     @property
@@ -185,9 +204,21 @@ class Search:
 
     def tell(self, number: int, record: TrialRecord) -> None:
         """Keep a finished trial."""
+        trial = self._keep(number, record)
+        values = [record.score, record.size_bytes] if self._pareto else [record.score]
+        self.study.tell(trial, values)
+
+    def tell_pruned(self, number: int, record: TrialRecord) -> None:
+        """Keep a trial that was stopped early, as pruned."""
+        self.study.tell(self._keep(number, record), state=TrialState.PRUNED)
+
+    def _keep(self, number: int, record: TrialRecord) -> optuna.Trial:
         trial = self.running.pop(number)
         trial.set_user_attr("record", json.dumps(asdict(record)))
-        self.study.tell(trial, [record.score, record.size_bytes])
+        if not self._pareto:  # Optuna takes no intermediate values with two objectives
+            for step, measured in enumerate(record.history, start=1):
+                trial.report(measured["score"], step)
+        return trial
 
     def tell_failed(self, number: int, error: str) -> None:
         """Keep the fact that a trial failed, and why."""
@@ -197,7 +228,14 @@ class Search:
 
     def finished(self) -> list[TrialRecord]:
         """Return every finished trial, in order of number."""
+        return self._records(TrialState.COMPLETE)
+
+    def pruned(self) -> list[TrialRecord]:
+        """Return every trial that was stopped early, in order of number, as far as it got."""
+        return self._records(TrialState.PRUNED)
+
+    def _records(self, state: TrialState) -> list[TrialRecord]:
         return [
             TrialRecord(**json.loads(trial.user_attrs["record"]))
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            for trial in self.study.get_trials(deepcopy=False, states=(state,))
         ]

@@ -1,32 +1,32 @@
-"""The sweep on Ray: the only module that imports ray.
+"""The sweep on Ray Tune.
 
-The driver joins the cluster that it stands on, or starts one on this machine. Workers get the
-text tower and all features once, through Ray's object store, and keep them between trials.
+Workers get the towers and all features once, through Ray's object store, and keep them between
+trials.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the memory, not Tune
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 
-import ray
 import torch
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipeline.checkpoint import load_trial, save_trial
 from pipeline.features import TaskFeatures
 from pipeline.prompts import PromptConfig
 from pipeline.run import TextSide
@@ -38,42 +38,6 @@ from pipeline.trial import Trial
 Settings = dict[str, Any]
 
 ANSI_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
-"""Keeps glibc from returning buffers that the next step asks for again."""
-
-
-@contextmanager
-def cluster() -> Iterator[None]:
-    """Join the Ray cluster of this machine or of RAY_ADDRESS; start a local one if none is there.
-
-    Ray writes its logs to its own folder; workers inherit the allocator's settings.
-    """
-    runtime_env = {"env_vars": ALLOCATOR}
-    options: dict[str, Any] = {
-        "runtime_env": runtime_env,
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-    }
-    try:
-        ray.init(address="auto", **options)
-    except ConnectionError:
-        ray.init(address="local", include_dashboard=False, **options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def cluster_resources() -> str:
-    """Return what the cluster offers, for people: nodes, CPUs and GPUs."""
-    total = ray.cluster_resources()
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    return f"{nodes} node(s), {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
 
 
 @dataclass(frozen=True)
@@ -96,7 +60,10 @@ class SweepJob:
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
-    """A Ray worker that runs one trial after the other; an iteration is a round."""
+    """A Ray worker that runs one trial after the other; an iteration is a round.
+
+    Every round leaves a checkpoint, from which another worker can go on.
+    """
 
     def setup(self, config: dict[str, Any], job: SweepJob) -> None:
         """Keep the shared job and begin the first trial."""
@@ -110,16 +77,31 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
         """Begin another trial in the same process."""
         job = self.job
         self.number, self.settings = new_config["number"], new_config["settings"]
+        self.watch = hang_file(Path(new_config["folder"]), self.number).open("w")
         prompt, train = job.resolve(self.settings)
         self.trial = Trial(job.text, job.tasks, prompt, train, job.sweep.shots, job.sweep.seeds)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one round; the last result carries the trial's record."""
+        """Train one round; the result carries the trial's record as far as it is.
+
+        A round that hangs ends the worker, and leaves where it hung.
+        """
+        timeout = self.job.sweep.round_timeout_s
+        if timeout:
+            self.watch.seek(0)
+            faulthandler.dump_traceback_later(timeout, exit=True, file=self.watch)
         result: dict[str, Any] = {**self.trial.run_round(), "done": self.trial.done}
-        if self.trial.done:
-            result["record"] = asdict(self.record())
-        return result
+        faulthandler.cancel_dump_traceback_later()
+        return {**result, "record": asdict(self.record())}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the trial between two rounds."""
+        save_trial(Path(checkpoint_dir), self.trial)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from there."""
+        load_trial(Path(checkpoint), self.trial)
 
     def record(self) -> TrialRecord:
         """Return what is kept of the trial."""
@@ -137,6 +119,12 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
         )
 
 
+def hang_file(folder: Path, number: int) -> Path:
+    """The file that tells where a trial's round hung; empty if none did."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"hang-{number}.txt"
+
+
 class Unpickled:
     """Leaves its attributes behind when Ray Tune pickles it for a restore that is never used."""
 
@@ -148,17 +136,19 @@ class Unpickled:
 class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]  # Ray is untyped
     """Lets Ray Tune ask a study for configurations; results are told by `StudyCallback`."""
 
-    def __init__(self, search: Search, infeasible: Callable[[Settings], str | None]) -> None:
+    def __init__(
+        self, search: Search, infeasible: Callable[[Settings], str | None], folder: Path
+    ) -> None:
         """Keep the study."""
         super().__init__(metric="score", mode="max")
-        self.search, self.infeasible = search, infeasible
+        self.search, self.infeasible, self.folder = search, infeasible, folder
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002 (Ray's)
         """Return the next trial's number and settings."""
         asked = self.search.ask(self.infeasible)
         if asked is None:
             return str(Searcher.FINISHED)
-        return {"number": asked[0], "settings": asked[1]}
+        return {"number": asked[0], "settings": asked[1], "folder": str(self.folder)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -172,17 +162,25 @@ class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]  # Ray is untype
         """Do nothing: the study is on disk."""
 
 
+class Listener(Protocol):
+    """Is told of every trial that ended."""
+
+    def on_finished(self, record: TrialRecord) -> None:
+        """Take a trial that ran to its end."""
+
+    def on_pruned(self, record: TrialRecord) -> None:
+        """Take a trial that was stopped early, as far as it got."""
+
+    def on_failed(self, number: int, error: str) -> None:
+        """Take the last line of what went wrong."""
+
+
 class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is untyped
     """Tells the study and the listener of every trial that ended."""
 
-    def __init__(
-        self,
-        search: Search,
-        on_finished: Callable[[TrialRecord], None],
-        on_failed: Callable[[int, str], None],
-    ) -> None:
-        """Keep the study and the listener."""
-        self.search, self.on_finished, self.on_failed = search, on_finished, on_failed
+    def __init__(self, search: Search, listener: Listener, rounds_of: Callable[[Settings], int]):
+        """Keep the study and the listener; `rounds_of` settings tells when a trial is finished."""
+        self.search, self.listener, self.rounds_of = search, listener, rounds_of
 
     def on_trial_complete(
         self,
@@ -191,10 +189,14 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is u
         trial: RayTrial,
         **info: Any,  # noqa: ARG002 (as above)
     ) -> None:
-        """Keep the record, then tell the listener."""
+        """Keep the record, then tell the listener; a trial with rounds left was stopped early."""
         record = TrialRecord(**trial.last_result["record"])
-        self.search.tell(record.number, record)
-        self.on_finished(record)
+        if len(record.history) < self.rounds_of(trial.config["settings"]):
+            self.search.tell_pruned(record.number, record)
+            self.listener.on_pruned(record)
+        else:
+            self.search.tell(record.number, record)
+            self.listener.on_finished(record)
 
     def on_trial_error(
         self,
@@ -207,40 +209,51 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is u
         file = trial.error_file  # the text of every failure of the trial
         text = Path(file).read_text() if file else "Ray Tune kept no error"
         text = ANSI_COLOURS.sub("", text).strip()
-        self.search.tell_failed(trial.config["number"], text)
-        self.on_failed(trial.config["number"], text.splitlines()[-1])
+        number = trial.config["number"]
+        hang = hang_file(Path(trial.config["folder"]), number)
+        where = hang.read_text().strip() if hang.exists() else ""
+        reason = text.splitlines()[-1]
+        if where:
+            reason = "a round took longer than sweep.round_timeout_s; the study has where it hung"
+            text = f"{text}\n\n{where}\n\n{reason}"
+        self.search.tell_failed(number, text)
+        self.listener.on_failed(number, reason)
 
 
-def run_sweep(
-    search: Search,
-    job: SweepJob,
-    folder: Path,
-    on_finished: Callable[[TrialRecord], None],
-    on_failed: Callable[[int, str], None],
-) -> None:
+def run_sweep(search: Search, job: SweepJob, folder: Path, listener: Listener) -> None:
     """Run the trials that the study still lacks, as many at once as the cluster holds.
 
     Args:
         search: the study.
         job: what all trials share.
-        folder: where Ray Tune keeps its own files of this sweep.
-        on_finished: called with every finished trial, after the study has it.
-        on_failed: called with the number and the error of every failed trial.
+        folder: where Ray Tune keeps its own files of this sweep; all nodes must see it.
+        listener: is told of every trial that ended, after the study.
     """
-    resources = {"cpu": job.sweep.cpus_per_trial, "gpu": job.sweep.gpus_per_trial}
+    folder, config = folder.resolve(), job.sweep
+    resources = {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
+
+    def infeasible(settings: Settings) -> str | None:
+        return job.resolve(settings)[0].infeasible()
+
+    def rounds_of(settings: Settings) -> int:
+        return job.resolve(settings)[1].rounds
+
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, job=job), resources),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(search, lambda s: job.resolve(s)[0].infeasible()),
+            search_alg=StudySearcher(search, infeasible, folder / "hangs"),
+            scheduler=scheduler(config),
             num_samples=-1,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=search.name,
-            storage_path=str(folder.resolve()),
-            callbacks=[StudyCallback(search, on_finished, on_failed)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=job.sweep.max_failures),
+            storage_path=str(folder),
+            callbacks=[StudyCallback(search, listener, rounds_of)],
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=1, num_to_keep=1, checkpoint_at_end=False
+            ),
+            failure_config=tune.FailureConfig(max_failures=config.max_failures),
             verbose=0,
         ),
     )
@@ -248,14 +261,14 @@ def run_sweep(
     tuner.fit()
 
 
-def map_parallel(
-    function: Callable[..., Any], items: Sequence[Any], shared: Any, cpus: float, gpus: float
-) -> Iterator[tuple[int, Any]]:
-    """Compute `function(shared, item)` on the cluster; yield (index, result) as they arrive."""
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
-    reference = ray.put(shared)
-    index_of = {remote.remote(reference, item): index for index, item in enumerate(items)}
-    waiting = list(index_of)
-    while waiting:
-        ready, waiting = ray.wait(waiting)
-        yield index_of[ready[0]], ray.get(ready[0])
+def scheduler(config: SweepConfig) -> TrialScheduler:
+    """Return what decides whether a trial goes on: ASHA, or that all do."""
+    if config.objective == "pareto":
+        return FIFOScheduler()
+    return ASHAScheduler(
+        metric="score",
+        mode="max",
+        max_t=10**6,  # a trial knows its own end
+        grace_period=config.asha.grace_rounds,
+        reduction_factor=config.asha.reduction_factor,
+    )

@@ -172,9 +172,14 @@ class Tracker:
             log(run_id, str(path))
 
     def log_trial(
-        self, parent: str, study: str, record: TrialRecord, tags: Mapping[str, str]
+        self,
+        parent: str,
+        study: str,
+        record: TrialRecord,
+        tags: Mapping[str, str],
+        status: str = "FINISHED",
     ) -> None:
-        """Record a finished trial as a nested run."""
+        """Record a trial as a nested run; KILLED is one that was stopped early."""
         key = f"{study}/{record.number}"
         name = trial_name(record.settings, record.number)
         run_id = self.open_run(key, name, tags, parent, record.seconds)
@@ -191,13 +196,13 @@ class Tracker:
             for name, value in values.items()
         ]
         self.log(run_id, record.settings, metrics)
-        self.close_run(run_id)
+        self.close_run(run_id, status)
 
     def logged_trials(self, parent: str) -> set[str]:
-        """Return the keys of the finished trial runs of a sweep."""
+        """Return the keys of the trial runs of a sweep that ended."""
         runs = mlflow.search_runs(
             [self.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'",
+            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status != 'RUNNING'",
             max_results=50_000,
             output_format="list",
         )

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
+from pipeline.cluster import cluster, map_parallel
 from pipeline.encode import with_pictures
 from pipeline.errors import run_stage
 from pipeline.evaluate import (
@@ -28,7 +29,6 @@ from pipeline.protocols import sources
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.selection import TrialRecord
 from pipeline.stored_prompt import StoredPrompt
-from pipeline.sweep import cluster, map_parallel
 from pipeline.tracking import Tracker
 from pipeline.train import TrainConfig
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.backbone import BackboneConfig, build_clip, load_backbone, save_clip
+from pipeline.cluster import ALLOCATOR
 from pipeline.datasets.emoji import build_manifest, read_drawings, read_tasks, render_drawings
 from pipeline.encode import encode_task
 from pipeline.errors import run_stage
@@ -17,7 +18,6 @@ from pipeline.model_card import model_card
 from pipeline.params import Params, load_params
 from pipeline.pretrain import fit_clip
 from pipeline.provenance import file_hash, versions
-from pipeline.sweep import ALLOCATOR
 
 RENDER_SIZE = 64
 

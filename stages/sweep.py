@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
+from pipeline.cluster import cluster, cluster_resources
 from pipeline.encode import with_pictures
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
@@ -24,7 +25,7 @@ from pipeline.params import (
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
 from pipeline.selection import TrialRecord, choose_champion, choose_per_task, choose_winners
-from pipeline.sweep import SweepJob, cluster, cluster_resources, run_sweep
+from pipeline.sweep import SweepJob, run_sweep
 from pipeline.tracking import Tracker
 
 console = Console(highlight=False, soft_wrap=True)
@@ -102,11 +103,12 @@ def main() -> None:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
         logged = tracker.logged_trials(parent)
-        for record in search.finished():
-            if f"{study.name}/{record.number}" not in logged:
-                tracker.log_trial(parent, study.name, record, study.tags)
+        for records, status in ((search.finished(), "FINISHED"), (search.pruned(), "KILLED")):
+            for record in records:
+                if f"{study.name}/{record.number}" not in logged:
+                    tracker.log_trial(parent, study.name, record, study.tags, status)
         if search.n_given_out < params.sweep.n_trials:
-            run_trials(search, job, study, tracker, parent)
+            run_trials(search, job, Progress(search, study, tracker, parent))
         records = search.finished()
         if not records:
             raise ValueError(f"all {search.n_failed} trials failed; see the errors above")
@@ -116,35 +118,54 @@ def main() -> None:
         tracker.log(parent, metrics=[(name, value, 0) for name, value in values.items()])
 
 
-def run_trials(search: Search, job: SweepJob, study: Study, tracker: Tracker, parent: str) -> None:
+@dataclass(frozen=True)
+class Progress:
+    """Records every trial in MLflow and prints a line for it."""
+
+    search: Search
+    study: Study
+    tracker: Tracker
+    parent: str
+
+    def on_finished(self, record: TrialRecord) -> None:
+        """Record a trial and say how it did."""
+        self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags)
+        records = self.search.finished()
+        done = len(records) + len(self.search.pruned())
+        best = choose_champion(records)
+        console.print(trial_line(record, done, self.search.n_trials, best))
+
+    def on_pruned(self, record: TrialRecord) -> None:
+        """Record a trial that was stopped early and say where."""
+        self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags, "KILLED")
+        done = len(self.search.finished()) + len(self.search.pruned())
+        line = trial_line(record, done, self.search.n_trials, None)
+        console.print(f"{line}  [dim]stopped in round {len(record.history)}[/dim]")
+
+    def on_failed(self, number: int, error: str) -> None:
+        """Say what went wrong."""
+        console.print(f"[red]trial {number} failed: {error}[/red]")
+
+
+def run_trials(search: Search, job: SweepJob, progress: Progress) -> None:
     """Run what the study lacks, one line per finished trial.
 
     Raises:
         KeyboardInterrupt: if the sweep was interrupted; finished trials are kept.
     """
-    n_trials = job.sweep.n_trials
-
-    def on_finished(record: TrialRecord) -> None:
-        tracker.log_trial(parent, study.name, record, study.tags)
-        records = search.finished()
-        console.print(trial_line(record, len(records), n_trials, choose_champion(records)))
-
-    def on_failed(number: int, error: str) -> None:
-        console.print(f"[red]trial {number} failed: {error}[/red]")
-
     with cluster():
         console.print(
-            f"sweep {study.name}: {search.n_given_out} of {n_trials} trials known; "
+            f"sweep {search.name}: {search.n_given_out} of {search.n_trials} trials known; "
             f"{cluster_resources()}"
         )
-        run_sweep(search, job, artifacts.STATE / "ray", on_finished, on_failed)
+        run_sweep(search, job, artifacts.STATE / "ray", progress)
     if search.exhausted:
         console.print("every feasible configuration of the space was tried")
-    elif search.running or search.n_given_out < n_trials:
+    elif search.running or search.n_given_out < search.n_trials:
         raise KeyboardInterrupt
 
 
-def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord) -> str:
+def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> str:
     """Describe a finished trial in one line."""
     settings = "  ".join(
         f"{key.rpartition('.')[2]} {value:<7.3g}"
@@ -152,7 +173,7 @@ def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord) ->
         else f"{key.rpartition('.')[2]} {value!s:<4}"
         for key, value in record.settings.items()
     )
-    star = " *" if record.number == best.number else ""
+    star = " *" if best and record.number == best.number else ""
     return (
         f"{done:>4}/{total}  {settings}  base {100 * record.base:5.1f}  "
         f"new {100 * record.new:5.1f}  HM {100 * record.score:5.1f}  "

@@ -1,0 +1,65 @@
+"""A Ray cluster: joined or started, and functions run on it. Ray Tune is in sweep.py.
+
+The driver joins the cluster that it stands on, or starts one on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+"""Keeps glibc from returning buffers that the next step asks for again."""
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Join the Ray cluster of this machine or of RAY_ADDRESS; start a local one if none is there.
+
+    Ray writes its logs to its own folder; workers inherit the allocator's settings.
+    """
+    runtime_env = {"env_vars": ALLOCATOR}
+    options: dict[str, Any] = {
+        "runtime_env": runtime_env,
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+    }
+    try:
+        ray.init(address="auto", **options)
+    except ConnectionError:
+        ray.init(address="local", include_dashboard=False, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_resources() -> str:
+    """Return what the cluster offers, for people: nodes, CPUs and GPUs."""
+    total = ray.cluster_resources()
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"{nodes} node(s), {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+
+
+def map_parallel(
+    function: Callable[..., Any], items: Sequence[Any], shared: Any, cpus: float, gpus: float
+) -> Iterator[tuple[int, Any]]:
+    """Compute `function(shared, item)` on the cluster; yield (index, result) as they arrive."""
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+    reference = ray.put(shared)
+    index_of = {remote.remote(reference, item): index for index, item in enumerate(items)}
+    waiting = list(index_of)
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        yield index_of[ready[0]], ray.get(ready[0])

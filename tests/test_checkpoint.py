@@ -1,0 +1,80 @@
+"""A trial that went through a file is the trial that did not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import train_config
+
+from pipeline.checkpoint import load_trial, save_trial
+from pipeline.features import TaskFeatures
+from pipeline.prompts import PromptConfig
+from pipeline.run import TextSide
+from pipeline.trial import Trial
+
+POINTS: list[dict[str, Any]] = [
+    {"rank": 2, "bits": 1},
+    {"rank": "full", "bits": 2, "dropout": 0.2, "noise_std": 0.01},
+    {"rank": "full", "bits": 16, "residual": {"hidden": 4}},
+]
+
+
+def build(text: TextSide, features: TaskFeatures, schedule: str = "fast", **changed: Any) -> Trial:
+    """Return a trial of four rounds and two seeds, nothing trained yet."""
+    prompt = PromptConfig(init="a photo of a", n_ctx=2, **{"rank": 1, "bits": 16, **changed})
+    train = train_config(12, rounds=4, schedule=schedule)
+    return Trial(text, [features, features], prompt, train, 2, [1, 2])
+
+
+@pytest.mark.parametrize("schedule", ["fast", "coop"])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_trial_goes_on_bit_for_bit(
+    text: TextSide, features: TaskFeatures, point: dict[str, Any], schedule: str, tmp_path: Path
+) -> None:
+    whole = build(text, features, schedule, **point)
+    for _ in range(4):
+        whole.run_round()
+    first = build(text, features, schedule, **point)
+    first.run_round()
+    first.run_round()
+    save_trial(tmp_path, first)
+    second = build(text, features, schedule, **point)
+    load_trial(tmp_path, second)
+    assert second.history == first.history
+    assert not second.done
+    second.run_round()
+    second.run_round()
+    assert second.done
+    assert second.history == whole.history
+    assert second.tasks == whole.tasks
+    for run, other in zip(whole.runs, second.runs, strict=True):
+        assert torch.equal(run.fit.contexts(), other.fit.contexts())
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
+def test_a_checkpoint_of_something_else_is_refused(
+    text: TextSide, features: TaskFeatures, damage: str, tmp_path: Path
+) -> None:
+    trial = build(text, features)
+    trial.run_round()
+    save_trial(tmp_path, trial)
+    rank = 1
+    if damage == "missing":
+        (tmp_path / "trial.json").unlink()
+    elif damage == "cut":
+        data = (tmp_path / "trial.safetensors").read_bytes()
+        (tmp_path / "trial.safetensors").write_bytes(data[: len(data) // 2])
+    else:
+        rank = 2
+    with pytest.raises(ValueError, match="not a checkpoint of this trial"):
+        load_trial(tmp_path, build(text, features, rank=rank))
+
+
+def test_nothing_is_pickled(text: TextSide, features: TaskFeatures, tmp_path: Path) -> None:
+    trial = build(text, features)
+    trial.run_round()
+    save_trial(tmp_path, trial)
+    assert {path.name for path in tmp_path.iterdir()} == {"trial.safetensors", "trial.json"}
+    assert json.loads((tmp_path / "trial.json").read_text())["rounds"] == [1, 1]
