@@ -51,9 +51,9 @@ in percent, mean over tasks, then mean and spread (sample standard deviation) ov
 harmonic mean is that of the averaged base and the averaged new. The first table is over all tasks,
 the others over {small}.
 
-`fast` takes larger steps for full prompts than for low-rank ones, and those than for quantized ones
-(`train.fast.boost`): that is what ends at the training loss of CoOp's schedule. Where arms differ in
-it, the table has CoOp with the smaller steps as well.
+`fast` takes larger steps for full prompts than for low-rank ones, and those than for quantized
+ones (`train.fast.boost`): that is what ends at the training loss of CoOp's schedule. Where arms
+differ in it, the table has CoOp with the smaller steps as well.
 
 The benchmark is small and far from the papers': drawings, a tower of width 128 trained on drawings,
 and captions that tell a little. What holds here need not hold for ViT-B/16 on photographs.
