@@ -122,6 +122,21 @@ def test_a_method_is_a_point_of_the_family_and_what_is_set_beside_it_wins() -> N
     assert expand(params, {"prompt.bits": 2}) == {"prompt.bits": 2}
 
 
+def test_methods_are_an_axis_of_the_sweep(tmp_path: Path) -> None:
+    path = edited(
+        tmp_path, r"prompt\.rank: \[.*\]\n    prompt\.bits: \[.*\]\n", "method: [coop, qcoop]\n"
+    )
+    text = path.read_text()
+    path.write_text(text[: text.index("  first:")] + "  first: []\n" + text[text.index("  cpus") :])
+    params = load_params(path)
+    assert params.sweep.space["method"].ends == ["coop", "qcoop"]
+    prompt, _ = apply_settings(params, {"method": "qcoop", "prompt.n_ctx": 2, "train.lr": 0.1})
+    assert (prompt.bits, prompt.n_ctx) == (1, 2)
+    path.write_text(path.read_text().replace("method: [coop, qcoop]", "method: [coop, qcop]"))
+    with pytest.raises(ValueError, match="method: found 'qcop'; allowed are"):
+        load_params(path)
+
+
 def test_the_method_of_params_lies_beneath_all_settings() -> None:
     params = load_params(SHIPPED).model_copy(update={"method": "rlp"})
     assert apply_settings(params, {})[0].rank == 1
