@@ -1,8 +1,10 @@
 """Prompts of both towers: counted, coupled, trained and stored as MaPLe says."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from conftest import CLIP_FRAME, train_config
@@ -10,7 +12,7 @@ from PIL import Image
 from reference import coop_batches, coop_schedule, encode_context, encode_prompted, train_alone
 from torch.nn import functional as F
 
-from pipeline.backbone import Backbone
+from pipeline.backbone import Backbone, wrap_model
 from pipeline.coupled import couple, start_coupling
 from pipeline.encode import encode_task, with_pictures
 from pipeline.features import FeaturesConfig, TaskFeatures
@@ -211,3 +213,29 @@ def test_more_layers_than_the_towers_have_are_refused(both: TextSide, text: Text
         both.check_depth(3)
     with pytest.raises(ValueError, match="the image tower in 0"):
         text.check_depth(1)
+
+
+def test_the_papers_prompt_trains_on_the_papers_towers(manifest: Manifest) -> None:
+    """Nine layers, two tokens, ViT-B/16 with random weights: every factor gets a gradient."""
+    model = open_clip.create_model("ViT-B-16").eval().requires_grad_(False)
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    backbone = wrap_model(model, tokenizer, torch.device("cpu"))
+    few = (
+        manifest.rows[manifest.rows["label"].isin([0, 1, 2])]
+        .groupby(["label", "split", "domain"])
+        .head(1)
+    )
+    small = replace(manifest, rows=few.reset_index(drop=True))
+    config = FEATURES.model_copy(update={"views": 0})
+    features = with_pictures(encode_task(backbone, small, "hash", config), backbone, small, config)
+    text = backbone.text_side("a photo of a", features.class_names, with_vision=True)
+    prompt = CONFIG.model_copy(update={"depth": 9, "bits": 4})
+    train = train_config(schedule="coop", coop={"epochs": 1, "batch_size": 2}, rounds=1)
+    run = TaskRun(text, features, [Point(prompt, 0.0035, 1)], train, [0, 1], 1)
+    before = {k: v.detach().clone() for k, v in run.replicas[0].prompt.named_parameters()}
+    run.fit.run_round()
+    assert sum(value.numel() for value in before.values()) == 3_555_072
+    for name, parameter in run.replicas[0].prompt.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+    assert run.stored()[0].size_bytes == 3_555_072 // 2 + 4 * 16 * 2
+    assert 0 <= run.measure("test", [0, 1], features.shot_domains)[0] <= 1
