@@ -9,7 +9,14 @@ from tqdm import tqdm
 from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.errors import run_stage
-from pipeline.evaluate import EvaluationJob, Fit, TestRow, refit, zero_shot_row
+from pipeline.evaluate import (
+    EvaluationJob,
+    Fit,
+    TestRow,
+    describe_data,
+    refit,
+    zero_shot_row,
+)
 from pipeline.packed_prompt import save_prompt
 from pipeline.params import Params, apply_settings, load_params
 from pipeline.provenance import git_commit, value_hash, versions
@@ -17,11 +24,17 @@ from pipeline.selection import TrialRecord
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.sweep import cluster, map_parallel
 from pipeline.tracking import Tracker
+from pipeline.trial import check_splits
 
 
 def load_job(params: Params, backbone: Backbone) -> EvaluationJob:
-    """Load the features of all tasks and tokenize their class names."""
+    """Load the features of all tasks and tokenize their class names.
+
+    Raises:
+        ValueError: if a cache file is damaged, or a task has no images to train on.
+    """
     tasks = {t: artifacts.load_features(artifacts.features_path(t)) for t in params.tasks}
+    check_splits(list(tasks.values()), ("train", "test"))
     names = [name for features in tasks.values() for name in features.class_names]
     text = backbone.text_side(params.prompt.init, names)
     device = "cuda" if params.sweep.gpus_per_trial else "cpu"
@@ -65,6 +78,7 @@ def main() -> None:
             "study": chosen["study"],
             "winners": chosen["winners"],
             "rows": [asdict(row) for row in rows],
+            "data": {task: asdict(describe_data(f)) for task, f in job.tasks.items()},
             "provenance": {
                 "git_commit": git_commit(),
                 "backbone": backbone.fingerprint,

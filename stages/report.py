@@ -1,6 +1,8 @@
 """Turn the sweep's and the test's records into a report: pages, figures, metrics, plots."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -8,6 +10,7 @@ from rich.table import Table
 
 from pipeline import artifacts
 from pipeline.errors import run_stage
+from pipeline.evaluate import TaskData
 from pipeline.figures import save_figures
 from pipeline.findings import with_spread
 from pipeline.params import Params, load_params
@@ -25,15 +28,16 @@ from pipeline.tracking import Tracker
 console = Console(highlight=False)
 
 
-def protocol(params: Params) -> Protocol:
-    """Return what the pages must say about the data."""
-    emoji = params.prepare.emoji
+def protocol(params: Params, results: Mapping[str, Any]) -> Protocol:
+    """Return what the pages must say about the data that were tested."""
+    data = [TaskData(**found) for found in results["data"].values()]
     return Protocol(
-        shot_styles=emoji.shot_styles,
-        held_out_styles=emoji.held_out_styles,
+        source=params.prepare.source,
+        shot_styles=sorted({domain for task in data for domain in task.shot_domains}),
+        held_out_styles=sorted({domain for task in data for domain in task.held_out_domains}),
         sweep_tasks=params.sweep.tasks,
         shots=params.sweep.shots,
-        shots_available=emoji.poses["train"] * len(emoji.shot_styles),
+        shots_available=(min(task.fewest for task in data), max(task.most for task in data)),
         views=params.features.views,
         compact_within=params.evaluate.compact_within,
     )
@@ -76,7 +80,7 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     trials, results = (artifacts.load_json(p) for p in (artifacts.TRIALS, artifacts.RESULTS))
-    report = build_report(trials, results, protocol(params))
+    report = build_report(trials, results, protocol(params, results))
     save_report(report)
     console.print(result_table(report))
     console.print(f"what won: {report.headline}")

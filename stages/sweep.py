@@ -16,6 +16,7 @@ from pipeline.search import Search
 from pipeline.selection import TrialRecord, choose_champion, choose_winners
 from pipeline.sweep import SweepJob, cluster, cluster_resources, run_sweep
 from pipeline.tracking import Tracker
+from pipeline.trial import check_splits
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -51,7 +52,8 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
     """Load what trials share: features, text tower, tokenized names.
 
     Raises:
-        ValueError: if a cache file is damaged or stale, or a class name is too long.
+        ValueError: if a cache file is damaged or stale, a class name is too long, or a task has
+            no images to train on or to select with.
     """
     tasks = [artifacts.load_features(artifacts.features_path(task)) for task in params.sweep.tasks]
     backbone = load_backbone(params.backbone.on_cpu())
@@ -61,6 +63,7 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
                 f"{artifacts.features_path(task.name)}: made by another backbone "
                 f"than {params.backbone.name}; run `dvc repro features`"
             )
+    check_splits(tasks, ("train", "val"))
     names = [name for task in tasks for name in task.class_names]
     text = backbone.text_side(params.prompt.init, names)
     axis = params.sweep.space.get("prompt.n_ctx")

@@ -20,7 +20,9 @@ from pipeline.report import (
 from pipeline.selection import TrialRecord
 from pipeline.summary import METHODS, Stat, axis_table, check_rows, summarize_methods
 
-PROTOCOL = Protocol(["noto", "twemoji"], ["emojione"], ["food", "play"], 16, 16, 2, 0.01)
+PROTOCOL = Protocol(
+    "emoji", ["noto", "twemoji"], ["emojione"], ["food", "play"], 16, (16, 16), 2, 0.01
+)
 SETTINGS = [("full", 16, 0.1), ("full", 2, 0.1), (1, 16, 0.01), (1, 2, 0.3), (2, 2, 0.02)]
 SCORES = [(0.8, 0.6), (0.7, 0.6), (0.6, 0.6), (0.8, 0.7), (0.7, 0.5)]
 SIZES = [1024, 136, 264, 49, 82]
@@ -265,15 +267,19 @@ class TestPages:
             "Held-out style: emojione",
             "fixed cached views: 2",
             "averaged over tasks, computed for every seed",
-            "Every seed therefore has the same shots",
+            "16 shots of each class, of 16 training images. Every seed therefore has the same",
         ):
             assert text in page
 
     def test_caveats_follow_the_protocol(self) -> None:
-        other = replace(PROTOCOL, held_out_styles=[], shots=4)
+        other = replace(
+            PROTOCOL, source="folder", held_out_styles=[], shots=4, shots_available=(3, 20)
+        )
         page = render("report.md.j2", make_report(protocol=other), [])
         assert "No style is held out" in page
+        assert "4 shots of each class, of 3 to 20 training images" in page
         assert "has the same shots" not in page
+        assert "drawing" not in page
 
     def test_the_html_page_loads_nothing(self) -> None:
         page = render("report.html.j2", make_report(), [Picture("a", "T", "C", b"<svg/>")])
