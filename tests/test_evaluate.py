@@ -7,8 +7,16 @@ import torch
 from conftest import train_config
 
 from pipeline.backbone import Backbone
-from pipeline.evaluate import ZERO_SHOT, EvaluationJob, Fit, held_out_domains, refit, zero_shot_row
-from pipeline.features import TaskFeatures
+from pipeline.evaluate import (
+    ZERO_SHOT,
+    EvaluationJob,
+    Fit,
+    describe_data,
+    held_out_domains,
+    refit,
+    zero_shot_row,
+)
+from pipeline.features import SPLITS, TaskFeatures
 from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.run import TextSide, measure_prompts
@@ -77,3 +85,15 @@ def test_zero_shot_tells_each_half_apart(backbone: Backbone, features: TaskFeatu
     predicted_N = (image_NE @ class_KE[4:].T).argmax(dim=-1)
     assert row.new == pytest.approx(float((predicted_N == label_N).float().mean()))
     assert (row.method, row.seed, row.size_bytes, row.n_parameters) == (ZERO_SHOT, None, 0, 0)
+
+
+def test_the_data_are_described_by_where_shots_come_from(features: TaskFeatures) -> None:
+    found = describe_data(features)
+    assert (found.shot_domains, found.held_out_domains) == (["flat", "round"], ["far"])
+    assert (found.fewest, found.most) == (5, 5)
+    split_N = features.split_N.clone()
+    split_N[0] = SPLITS.index("test")  # a training image less of class 5
+    one = replace(features, split_N=split_N, domain_N=features.domain_N * 0, domains=("all",))
+    found = describe_data(one)
+    assert (found.shot_domains, found.held_out_domains) == (["all"], [])
+    assert (found.fewest, found.most) == (4, 5)

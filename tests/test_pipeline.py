@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 from ruamel.yaml import YAML
@@ -268,3 +269,18 @@ def test_server_that_does_not_answer_is_an_error_before_the_sweep(project: Path)
     assert done.returncode == 1
     assert "http://127.0.0.1:9 does not answer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_change_in_one_tasks_data_runs_that_task_again(project: Path, finished: str) -> None:
+    assert finished
+    drawings = project / "data/emoji.parquet"
+    before = drawings.read_bytes()
+    table = pd.read_parquet(drawings)
+    chosen = (table["group"] == "activities") & (table["style"] == "noto")
+    table.loc[chosen, "svg"] = table.loc[chosen, "svg"].to_numpy()[::-1]
+    table.to_parquet(drawings)
+    printed = run(project, "dvc", "repro", "features").stdout
+    assert stages_run(printed) == ["sources", "prepare@activities", "features@activities"]
+    drawings.write_bytes(before)
+    printed = run(project, "dvc", "repro", "features@food-drink").stdout
+    assert stages_run(printed) == ["sources"]

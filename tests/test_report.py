@@ -1,5 +1,6 @@
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from pipeline.evaluate import ZERO_SHOT, TestRow
 from pipeline.findings import best_on_test, describe, points, times, with_spread
 from pipeline.metrics import harmonic_mean
+from pipeline.params import load_params
 from pipeline.report import (
     Picture,
     Protocol,
@@ -19,6 +21,7 @@ from pipeline.report import (
 )
 from pipeline.selection import TrialRecord
 from pipeline.summary import METHODS, Stat, axis_table, check_rows, summarize_methods
+from stages.report import protocol
 
 PROTOCOL = Protocol(
     "emoji", ["noto", "twemoji"], ["emojione"], ["food", "play"], 16, (16, 16), 2, 0.01
@@ -299,6 +302,23 @@ class TestPages:
         assert lines["git commit"] == "abc"
         assert lines["versions"] == "torch 2"
         assert (lines["data hash (sweep)"], lines["data hash (test)"]) == ("d1", "d2")
+
+
+class TestProtocol:
+    def test_what_is_said_of_the_data_comes_from_the_results(self) -> None:
+        params = load_params(Path(__file__).parent.parent / "params.yaml")
+        drawn = {"shot_domains": ["twemoji", "noto"], "held_out_domains": ["emojione"]}
+        found = protocol(params, {"data": {"food": {**drawn, "fewest": 16, "most": 16}}})
+        assert (found.shot_styles, found.held_out_styles) == (["noto", "twemoji"], ["emojione"])
+        assert (found.source, found.shots_available) == ("emoji", (16, 16))
+        photos = {"shot_domains": ["all"], "held_out_domains": []}
+        data = {
+            "pets": {**photos, "fewest": 3, "most": 9},
+            "cars": {**photos, "fewest": 5, "most": 40},
+        }
+        found = protocol(params, {"data": data})
+        assert (found.shot_styles, found.held_out_styles) == (["all"], [])
+        assert found.shots_available == (3, 40)
 
 
 class TestForDvc:

@@ -22,6 +22,7 @@ from pipeline.datasets.table_rows import (
     read_table,
 )
 from pipeline.errors import report_all
+from pipeline.features import SPLITS
 from pipeline.manifest import Manifest
 from pipeline.provenance import file_hash
 
@@ -99,8 +100,12 @@ def find_parts(root: Path, task: str) -> list[tuple[Path, str | None]]:
     folder = root / task
     single = [path for path in (root / f"{task}.csv", root / f"{task}.parquet") if path.is_file()]
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    matches = [(name, match[1]) for name in names if (match := PART.fullmatch(name))]
     parts: list[tuple[Path, str | None]] = [
-        (folder / name, SPLIT_NAMES[match[1]]) for name in names if (match := PART.fullmatch(name))
+        (folder / name, split)
+        for split in SPLITS
+        for name, found in matches
+        if SPLIT_NAMES[found] == split
     ]
     if len(single) + bool(parts) != 1:
         found = [str(path) for path in (*single, *(path for path, _ in parts))]

@@ -115,7 +115,8 @@ def image_paths(path: Path, column: str) -> list[Path]:
         if path.suffix == ".csv":
             cells = read_csv(path, usecols=[column])[column].tolist()
         elif pa.types.is_struct(pq.read_schema(path).field(column).type):
-            found = pq.read_table(path, columns=[f"{column}.path"])[column].to_pylist()
+            file = pq.ParquetFile(path)  # reads a part of a struct, as read_table does not
+            found = file.read(columns=[f"{column}.path"])[column].to_pylist()
             cells = [cell["path"] for cell in found if cell]
         elif pa.types.is_binary(pq.read_schema(path).field(column).type):
             cells = []
