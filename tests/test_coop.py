@@ -216,6 +216,20 @@ def test_without_a_split_file_a_seeded_one_is_made_and_marked(tmp_path: Path, se
     assert "not comparable with published results: no split_zhou" in manifest.remarks[0]
 
 
+def test_empty_folders_and_classes_too_small_to_split_are_told(tmp_path: Path) -> None:
+    make_folders(tmp_path / "dtd/images", {"banded": 4, "dotted": 2, "zigzagged": 1})
+    (tmp_path / "food-101/images").mkdir(parents=True)
+    make_imagenet(tmp_path)
+    for folder in (tmp_path / "imagenet/images/train").iterdir():
+        shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="3 of 3") as caught:
+        find(config(tmp_path), ["dtd", "food101", "imagenet"])
+    message = str(caught.value)
+    assert "too small to be split; allowed are 3 images\n  - dotted: 2\n  - zigzagged: 1" in message
+    assert f"food101: no train and no val and no test images in {tmp_path}/food-101" in message
+    assert f"imagenet: no train images in {tmp_path}/imagenet/images" in message
+
+
 def test_another_seed_makes_another_split(tmp_path: Path) -> None:
     make_folders(tmp_path / "dtd/images", {"banded": 20, "dotted": 20, "zigzagged": 20})
     first, second = (entries(build(config(tmp_path, seed=s), "dtd")) for s in (1, 2))

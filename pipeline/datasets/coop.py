@@ -84,6 +84,9 @@ def find_one(config: CoopConfig, task: str, make: Callable[[str, Path], object])
             f"are {', '.join(wanted)}{hint if task in DOWNLOADS and not config.download else ''}"
         )
     splits = read_splits(config, task)
+    empty = [split for split in data.splits if not splits[split]]
+    if empty:
+        raise ValueError(f"no {' and no '.join(empty)} images in {folder / data.images}")
     if not data.by_folders:
         there = all_files(folder / data.images)
         paths = [entry.path for entries in splits.values() for entry in entries]

@@ -145,6 +145,9 @@ def make_split(
         class_of: tells an image's class from its path below the images.
         renamed: other names of some classes; None leaves a class out.
         seed: of the order in which each class is dealt.
+
+    Raises:
+        ValueError: naming every class with fewer than 3 images.
     """
     by_class: dict[str, list[str]] = {}
     for path in sorted(all_files(images)):
@@ -153,6 +156,8 @@ def make_split(
     rng = random.Random(seed)
     splits: Splits = {"train": [], "val": [], "test": []}
     known = sorted(name for name in by_class if renamed.get(name, name) is not None)
+    too_small = [f"{name}: {len(by_class[name])}" for name in known if len(by_class[name]) < 3]
+    report_all(f"{images}: classes too small to be split; allowed are 3 images", too_small)
     for label, own in enumerate(known):
         paths, name = by_class[own], str(renamed.get(own, own))
         rng.shuffle(paths)

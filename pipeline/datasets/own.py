@@ -199,5 +199,6 @@ def counts_of(count: int, shares: Shares, with_test: bool = True) -> tuple[int, 
         share = shares.val / (shares.train + shares.val)
         n_val = min(max(1, round(count * share)), count - 1)
         return count - n_val, n_val
+    assert count >= 3, "a class of two cannot be in three splits"
     n_val = min(max(1, round(count * shares.val)), count - 2)
     return min(max(1, round(count * shares.train)), count - n_val - 1), n_val
