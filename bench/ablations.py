@@ -212,7 +212,7 @@ def load_task(task: str, deep: bool) -> tuple[TaskFeatures, TextSide]:
     features = artifacts.load_features(artifacts.features_path(task))
     backbone = load_backbone(params.backbone.on_cpu())
     if deep:
-        manifest = load_manifest(artifacts.manifest_path(task))
+        manifest = load_manifest(artifacts.manifest_path(task), root=params.prepare.root)
         alone = params.features.model_copy(update={"workers": 0})  # a worker has no workers
         features = with_pictures(features, backbone, manifest, alone)
     return features, backbone.text_side(params.prompt.init, features.class_names, deep)

@@ -23,6 +23,7 @@ ROOT = Path("artifacts")
 DRAWINGS = Path("data/emoji.parquet")
 BACKBONE = ROOT / "pretrain"
 MODEL_CARD = BACKBONE / "README.md"
+SOURCES = ROOT / "sources"
 MANIFESTS = ROOT / "prepare"
 FEATURES = ROOT / "features"
 TRIALS = ROOT / "sweep" / "trials.json"
@@ -42,9 +43,19 @@ TRIALS_PLOT = REPORT / "plots" / "trials.json"
 TASKS_PLOT = REPORT / "plots" / "tasks.json"
 
 
+def source_path(task: str) -> Path:
+    """What was found where a task's data lie."""
+    return SOURCES / f"{task}.json"
+
+
 def manifest_path(task: str) -> Path:
     """The manifest of a task."""
     return MANIFESTS / f"{task}.parquet"
+
+
+def summary_path(task: str) -> Path:
+    """What a task's manifest says of itself, for people and programs without Parquet."""
+    return MANIFESTS / f"{task}.json"
 
 
 def features_path(task: str) -> Path:

@@ -6,6 +6,7 @@ Shapes: S seeds, K classes, E joint embedding width.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from pipeline.features import TaskFeatures
 from pipeline.metrics import accuracy, harmonic_mean
 from pipeline.prompts import PromptConfig
-from pipeline.protocols import ProtocolConfig, targets, trained_classes
+from pipeline.protocols import ProtocolConfig, held_out_domains, targets, trained_classes
 from pipeline.run import Point, TaskRun, TextSide, measure_prompts
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.train import TrainConfig
@@ -107,6 +108,28 @@ class EvaluationJob:
     protocol: ProtocolConfig
     seeds: Sequence[int]
     device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What readers of a task's results must know of its images.
+
+    Attributes:
+        shot_domains: those that training images come from, and the plain test too.
+        held_out_domains: those of test images alone.
+        fewest, most: training images of the smallest and of the largest class.
+    """
+
+    shot_domains: list[str]
+    held_out_domains: list[str]
+    fewest: int
+    most: int
+
+
+def describe_data(features: TaskFeatures) -> TaskData:
+    """Return what a task's images are."""
+    counts = Counter(features.training_labels).values()
+    return TaskData(features.shot_domains, held_out_domains(features), min(counts), max(counts))
 
 
 def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredPrompt]]:

@@ -21,6 +21,32 @@ def split_base_new(labels: Sequence[int]) -> tuple[list[int], list[int]]:
     return ordered[:half], ordered[half:]
 
 
+VAL_SHOTS = 4
+"""Validation images of a class, at most."""
+
+
+def draw_train_val(
+    train_labels: Sequence[int], val_labels: Sequence[int], shots: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Draw a seed's training and validation images, the public rule of CoOp's code.
+
+    Train is drawn first, then min(shots, 4) validation images of every class from the same
+    random stream; on all classes, before some of them are left out.
+
+    Args:
+        train_labels: of all training images, in manifest order.
+        val_labels: of all validation images, in manifest order.
+        shots: training images per class.
+        seed: of the stream.
+
+    Returns:
+        Positions in `train_labels` and in `val_labels`; see `draw_shots`.
+    """
+    rng = random.Random(seed)
+    train = draw_shots(train_labels, shots, rng)
+    return train, draw_shots(val_labels, min(shots, VAL_SHOTS), rng)
+
+
 def draw_shots(labels: Sequence[int], shots: int, rng: random.Random) -> list[int]:
     """Draw up to `shots` images of every class, the public rule of CoOp's code.
 

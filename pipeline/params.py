@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline import protocols
 from pipeline.backbone import BackboneConfig
 from pipeline.config import Config
-from pipeline.datasets.emoji import EmojiConfig
 from pipeline.errors import report_all
 from pipeline.features import FeaturesConfig
 from pipeline.pretrain import PretrainConfig
@@ -20,17 +20,13 @@ from pipeline.prompts import PromptConfig
 from pipeline.protocols import ProtocolConfig, check_protocol
 from pipeline.search import SweepConfig, Value
 from pipeline.selection import EvaluateConfig
+from pipeline.sources import PrepareConfig
 from pipeline.tracking import TrackingConfig
 from pipeline.train import TrainConfig
 
 PARAMS = Path("params.yaml")
-
-
-class PrepareConfig(Config):
-    """Which data set, and its settings."""
-
-    source: Literal["emoji"]
-    emoji: EmojiConfig
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A task's name, which names its files and its DVC stages."""
 
 
 class RegisterConfig(Config):
@@ -42,6 +38,8 @@ class RegisterConfig(Config):
 class Params(Config):
     """All of params.yaml."""
 
+    tasks: list[TaskName] = Field(min_length=1)
+    """The data sets, each a task of its own; what they are called is up to `prepare.source`."""
     prepare: PrepareConfig
     pretrain: PretrainConfig
     backbone: BackboneConfig
@@ -60,10 +58,24 @@ class Params(Config):
     tracking: TrackingConfig
     register_: RegisterConfig = Field(alias="register")
 
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks of the data set."""
-        return self.prepare.emoji.tasks
+    @field_validator("tasks")
+    @classmethod
+    def _once(cls, tasks: list[str]) -> list[str]:
+        """Refuse a task that is named twice: it would be prepared once and counted twice."""
+        if twice := sorted({task for task in tasks if tasks.count(task) > 1}):
+            raise ValueError(f"found {twice} more than once; allowed is once")
+        return tasks
+
+
+def chosen_task(params: Params, arguments: Sequence[str]) -> str:
+    """Return the task that a stage was called for: `python -m stages.prepare TASK`.
+
+    Raises:
+        ValueError: unless it is one task of `params.tasks`.
+    """
+    if len(arguments) != 1 or arguments[0] not in params.tasks:
+        raise ValueError(f"found {list(arguments)}; allowed is one task of {params.tasks}")
+    return arguments[0]
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

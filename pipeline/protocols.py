@@ -78,7 +78,7 @@ def check_protocol(name: str, config: ProtocolConfig, tasks: Sequence[str]) -> N
     )
 
 
-def sources(config: ProtocolConfig, tasks: Sequence[str]) -> list[str]:
+def trained_tasks(config: ProtocolConfig, tasks: Sequence[str]) -> list[str]:
     """Return the tasks that are trained on: not those that are only tested."""
     tested = config.targets or []
     return [config.source] if config.source else [task for task in tasks if task not in tested]

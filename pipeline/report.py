@@ -39,13 +39,20 @@ from pipeline.tables import ResultTable
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the pages must say about the data, from params.yaml."""
+    """What the pages must say about the data.
 
+    Attributes:
+        source: of the data, `prepare.source`.
+        shot_styles, held_out_styles: domains with and without training images.
+        shots_available: training images of the smallest and of the largest class of all tasks.
+    """
+
+    source: str
     shot_styles: list[str]
     held_out_styles: list[str]
     sweep_tasks: list[str]
     shots: int
-    shots_available: int
+    shots_available: tuple[int, int]
     views: int
     compact_within: float
 

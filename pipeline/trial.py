@@ -6,12 +6,28 @@ import time
 from collections.abc import Sequence
 from statistics import mean
 
-from pipeline.features import TaskFeatures
+from pipeline.errors import report_all
+from pipeline.features import SPLITS, TaskFeatures
 from pipeline.few_shot import split_base_new
 from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.run import Point, TaskRun, TextSide
 from pipeline.train import TrainConfig
+
+
+def check_splits(tasks: Sequence[TaskFeatures], wanted: Sequence[str]) -> None:
+    """Refuse tasks without images in some split: they can be tested, but not trained or swept.
+
+    Raises:
+        ValueError: naming every such task and what it lacks.
+    """
+    problems = []
+    for task in tasks:
+        has = {SPLITS[split] for split in set(task.split_N.tolist())}
+        lacks = [split for split in wanted if split not in has]
+        if lacks:
+            problems.append(f"{task.name}: no {' and no '.join(lacks)} images")
+    report_all("tasks that cannot take part; allowed are those with all splits", problems)
 
 
 class Trial:

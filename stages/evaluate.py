@@ -17,6 +17,7 @@ from pipeline.evaluate import (
     EvaluationJob,
     Fit,
     Measurement,
+    describe_data,
     measure_zero_shot,
     refit,
 )
@@ -25,24 +26,36 @@ from pipeline.metrics import harmonic_mean
 from pipeline.packed_prompt import save_prompt
 from pipeline.params import Params, apply_settings, load_params
 from pipeline.prompts import PromptConfig
-from pipeline.protocols import sources
+from pipeline.protocols import trained_tasks
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.selection import TrialRecord
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.tracking import Tracker
 from pipeline.train import TrainConfig
+from pipeline.trial import check_splits
 
 Configuration = tuple[PromptConfig, TrainConfig]
 
 
 def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
-    """Load the features of all tasks, with pictures if prompts are deep, and tokenize names."""
+    """Load the features of all tasks, with pictures if prompts are deep, and tokenize names.
+
+    Raises:
+        ValueError: if a cache file is damaged, a task has no images to test on, or one that is to
+            be trained has none to train on.
+    """
     tasks = {t: artifacts.load_features(artifacts.features_path(t)) for t in params.tasks}
+    trained = trained_tasks(params.protocols[params.protocol], params.tasks)
+    check_splits([tasks[task] for task in trained], ("train",))
+    check_splits(list(tasks.values()), ("test",))
     names = [name for features in tasks.values() for name in features.class_names]
     text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)
     text.check_depth(depth)
     if depth:
-        manifests = {task: load_manifest(artifacts.manifest_path(task)) for task in tasks}
+        manifests = {
+            task: load_manifest(artifacts.manifest_path(task), root=params.prepare.root)
+            for task in tasks
+        }
         tasks = {
             task: with_pictures(features, backbone, manifests[task], params.features)
             for task, features in tasks.items()
@@ -65,7 +78,7 @@ def main() -> None:
         task: backbone.encode_captions([f.template.format(name) for name in f.class_names]).cpu()
         for task, f in job.tasks.items()
     }
-    trained = sources(job.protocol, params.tasks)
+    trained = trained_tasks(job.protocol, params.tasks)
     found = [
         one
         for task in trained
@@ -100,6 +113,7 @@ def main() -> None:
             "winners": chosen["winners"],
             "protocol": params.protocol,
             "measurements": [asdict(one) for one in found],
+            "data": {task: asdict(describe_data(job.tasks[task])) for task in trained},
             "provenance": {
                 "git_commit": git_commit(),
                 "backbone": backbone.fingerprint,

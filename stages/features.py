@@ -1,4 +1,9 @@
-"""Encode every image once through the frozen backbone and cache the features of each task."""
+"""Encode every image of a task once through the frozen backbone and cache the features.
+
+Usage: python -m stages.features TASK
+"""
+
+import sys
 
 from tqdm import tqdm
 
@@ -7,23 +12,21 @@ from pipeline.backbone import load_backbone
 from pipeline.encode import encode_task
 from pipeline.errors import run_stage
 from pipeline.manifest import load_manifest
-from pipeline.params import load_params
+from pipeline.params import chosen_task, load_params
 from pipeline.provenance import file_hash
 
 
 def main() -> None:
     """Run the stage."""
     params = load_params()
+    task = chosen_task(params, sys.argv[1:])
+    path = artifacts.manifest_path(task)
+    manifest = load_manifest(path, root=params.prepare.root)
     backbone = load_backbone(params.backbone)
-    manifests = {task: load_manifest(artifacts.manifest_path(task), False) for task in params.tasks}
-    total = sum(m.n_encodings(params.features.views) for m in manifests.values())
-    with tqdm(total=total, desc="features", unit="image", unit_scale=True) as bar:
-        for task in params.tasks:
-            path = artifacts.manifest_path(task)
-            features = encode_task(
-                backbone, load_manifest(path), file_hash(path), params.features, bar.update
-            )
-            artifacts.save_features(artifacts.features_path(task), features)
+    total = manifest.n_encodings(params.features.views)
+    with tqdm(total=total, desc=task, unit="image", unit_scale=True) as bar:
+        features = encode_task(backbone, manifest, file_hash(path), params.features, bar.update)
+    artifacts.save_features(artifacts.features_path(task), features)
 
 
 if __name__ == "__main__":

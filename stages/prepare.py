@@ -1,23 +1,31 @@
-"""Write the manifest of every task: images, labels, class names, domains, splits."""
+"""Write the manifest of a task: images, labels, class names, domains, splits.
 
-from tqdm import tqdm
+Usage: python -m stages.prepare TASK
+"""
+
+import sys
 
 from pipeline import artifacts
-from pipeline.datasets.emoji import build_manifest, read_tasks
 from pipeline.errors import run_stage
 from pipeline.manifest import save_manifest
-from pipeline.params import load_params
+from pipeline.params import chosen_task, load_params
+from pipeline.sources import build_source
 
 
 def main() -> None:
     """Run the stage."""
-    config = load_params().prepare.emoji
-    tasks = read_tasks(artifacts.DRAWINGS, config)
-    for task, drawings in tqdm(tasks.items(), desc="prepare", unit="task"):
-        manifest = build_manifest(task, drawings, config)
-        artifacts.write_atomic(
-            artifacts.manifest_path(task), lambda path, m=manifest: save_manifest(path, m)
-        )
+    params = load_params()
+    task = chosen_task(params, sys.argv[1:])
+    manifest = build_source(params.prepare, task)
+    artifacts.write_atomic(
+        artifacts.manifest_path(task),
+        lambda path: save_manifest(path, manifest, params.prepare.root),
+    )
+    artifacts.save_json(artifacts.summary_path(task), manifest.summary)
+    images = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
+    print(f"{task}: {len(manifest.class_names)} classes, {images}; {artifacts.summary_path(task)}")
+    for line in manifest.remarks:
+        print(f"{task}: {line}")
 
 
 if __name__ == "__main__":

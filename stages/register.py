@@ -10,7 +10,7 @@ from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.errors import run_stage
 from pipeline.params import load_params
-from pipeline.protocols import sources
+from pipeline.protocols import trained_tasks
 from pipeline.registry import Registered, register
 from pipeline.release import ROLES, Release
 from pipeline.tracking import Tracker
@@ -25,7 +25,7 @@ def main() -> None:
     fingerprint = load_backbone(params.backbone).fingerprint
     tracker = Tracker(params.tracking, artifacts.STATE)
     name, seed = params.register_.name, params.evaluate.seeds[0]
-    trained = sources(params.protocols[params.protocol], params.tasks)
+    trained = trained_tasks(params.protocols[params.protocol], params.tasks)
     models = {}
     for role in ROLES:
         release = Release(

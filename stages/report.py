@@ -1,5 +1,6 @@
 """Turn the sweep's and the test's records into a report: pages, figures, metrics, plots."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from pipeline import artifacts
 from pipeline.errors import run_stage
-from pipeline.evaluate import Measurement
+from pipeline.evaluate import Measurement, TaskData
 from pipeline.figures import save_figures
 from pipeline.findings import with_spread
 from pipeline.params import Params, load_params
@@ -37,15 +38,16 @@ from pipeline.tracking import Tracker
 console = Console(highlight=False)
 
 
-def protocol(params: Params) -> Protocol:
-    """Return what the pages must say about the data."""
-    emoji = params.prepare.emoji
+def protocol(params: Params, results: Mapping[str, Any]) -> Protocol:
+    """Return what the pages must say about the data that were tested."""
+    data = [TaskData(**found) for found in results["data"].values()]
     return Protocol(
-        shot_styles=emoji.shot_styles,
-        held_out_styles=emoji.held_out_styles,
+        source=params.prepare.source,
+        shot_styles=sorted({domain for task in data for domain in task.shot_domains}),
+        held_out_styles=sorted({domain for task in data for domain in task.held_out_domains}),
         sweep_tasks=params.sweep.tasks,
         shots=params.sweep.shots,
-        shots_available=emoji.poses["train"] * len(emoji.shot_styles),
+        shots_available=(min(task.fewest for task in data), max(task.most for task in data)),
         views=params.features.views,
         compact_within=params.evaluate.compact_within,
     )
@@ -90,7 +92,8 @@ def result_tables(
     if results["protocol"] != "base_to_new":
         return tables
     backbone = (params.backbone.name, params.backbone.pretrained)
-    comparable = params.prepare.source != "emoji"
+    notes = [artifacts.load_json(artifacts.summary_path(task)) for task in params.tasks]
+    comparable = params.prepare.source == "coop" and all(n.get("comparable", True) for n in notes)
     same = is_published_benchmark(params.tasks, comparable, backbone, params.sweep.shots)
     return [*tables, published_table(same)]
 
@@ -137,7 +140,7 @@ def main() -> None:
     for name, text in table_files(tables, found).items():
         save_text(artifacts.TABLES / name, text)
     if results["protocol"] == "base_to_new":
-        report = build_report(trials, results, protocol(params))
+        report = build_report(trials, results, protocol(params, results))
         save_report(report)
         console.print(result_table(report))
         console.print(f"what won: {report.headline}")

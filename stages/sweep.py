@@ -27,6 +27,7 @@ from pipeline.search import Search
 from pipeline.selection import TrialRecord, choose_champion, choose_per_task, choose_winners
 from pipeline.sweep import SweepJob, run_sweep
 from pipeline.tracking import Tracker
+from pipeline.trial import check_splits
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -62,7 +63,8 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
     """Load what trials share: features, towers, tokenized names.
 
     Raises:
-        ValueError: if a cache file is damaged or stale, or a class name is too long.
+        ValueError: if a cache file is damaged or stale, a class name is too long, or a task has
+            no images to train on or to select with.
     """
     tasks = [artifacts.load_features(artifacts.features_path(task)) for task in params.sweep.tasks]
     backbone = load_backbone(params.backbone.on_cpu())
@@ -72,12 +74,16 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
                 f"{artifacts.features_path(task.name)}: made by another backbone "
                 f"than {params.backbone.name}; run `dvc repro features`"
             )
+    check_splits(tasks, ("train", "val"))
     names = [name for task in tasks for name in task.class_names]
     depth = deepest(params)
     text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)
     text.check_depth(depth)
     if depth:
-        manifests = [load_manifest(artifacts.manifest_path(task.name)) for task in tasks]
+        manifests = [
+            load_manifest(artifacts.manifest_path(task.name), root=params.prepare.root)
+            for task in tasks
+        ]
         tasks = [
             with_pictures(task, backbone, manifest, params.features)
             for task, manifest in zip(tasks, manifests, strict=True)

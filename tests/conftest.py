@@ -218,7 +218,6 @@ def drawings_path(drawings: pd.DataFrame, tmp_path_factory: pytest.TempPathFacto
 def emoji_config() -> EmojiConfig:
     """How the tiny drawings become a task."""
     return EmojiConfig(
-        tasks=["things"],
         template="a drawing of a {}.",
         shot_styles=["flat", "round"],
         held_out_styles=["far"],

@@ -196,6 +196,22 @@ def sample_shots(labels: Sequence[int], shots: int, seed: int) -> list[int]:
     return drawn
 
 
+def sample_train_and_val(
+    train: Sequence[int], val: Sequence[int], shots: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """CoOp's rule: seed once; a class after the other from train, then up to 4 each from val."""
+    random.seed(seed)
+    drawn: list[list[int]] = []
+    for labels, wanted in ((train, shots), (val, min(shots, 4))):
+        tracker: dict[int, list[int]] = {}
+        for position, label in enumerate(labels):
+            tracker.setdefault(label, []).append(position)
+        drawn.append([])
+        for items in tracker.values():
+            drawn[-1] += random.sample(items, wanted) if len(items) >= wanted else items
+    return drawn[0], drawn[1]
+
+
 def pareto_numbers(points: Sequence[tuple[int, float, int]]) -> set[int]:
     """The numbers of (number, score, size) points that no other point dominates.
 

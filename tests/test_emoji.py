@@ -12,6 +12,7 @@ from pipeline.datasets.emoji import (
     EmojiConfig,
     Poses,
     build_manifest,
+    find,
     place_drawings,
     random_poses,
     read_drawings,
@@ -79,10 +80,10 @@ def test_classes_are_the_concepts_that_every_style_draws(
 
 
 def test_unknown_tasks_and_styles_are_named(drawings_path: Path, emoji_config: EmojiConfig) -> None:
-    with pytest.raises(ValueError, match=r"tasks \['pets'\]: allowed are \['things'\]"):
-        read_tasks(drawings_path, emoji_config.model_copy(update={"tasks": ["pets"]}))
-    with pytest.raises(ValueError, match=r"styles \['oil'\]: allowed are"):
-        read_tasks(drawings_path, emoji_config.model_copy(update={"held_out_styles": ["oil"]}))
+    wrong = emoji_config.model_copy(update={"held_out_styles": ["oil"]})
+    with pytest.raises(ValueError, match=r"tasks \['pets'\]: allowed are \['things'\]") as caught:
+        find(drawings_path, wrong, ["pets"])
+    assert "prepare.emoji styles ['oil']: allowed are ['far'," in str(caught.value)
 
 
 def test_a_file_without_drawings_is_an_error(tmp_path: Path) -> None:

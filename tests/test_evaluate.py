@@ -13,11 +13,12 @@ from pipeline.evaluate import (
     EvaluationJob,
     Fit,
     base_to_new_rows,
+    describe_data,
     measure_zero_shot,
     refit,
     zero_shot_row,
 )
-from pipeline.features import TaskFeatures
+from pipeline.features import SPLITS, TaskFeatures
 from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.protocols import ProtocolConfig, held_out_domains
@@ -138,3 +139,15 @@ def test_all_classes_are_trained_where_the_protocol_says_so(job: EvaluationJob) 
     hidden[torch.tensor(features.training_labels) >= 4] = 0
     blind = replace(few, tasks={"toy": replace(features, views_NVE=hidden)})
     assert [one.accuracy for one in refit(blind, FIT)[0]] != seen[1], "new classes are trained"
+
+
+def test_the_data_are_described_by_where_shots_come_from(features: TaskFeatures) -> None:
+    found = describe_data(features)
+    assert (found.shot_domains, found.held_out_domains) == (["flat", "round"], ["far"])
+    assert (found.fewest, found.most) == (5, 5)
+    split_N = features.split_N.clone()
+    split_N[0] = SPLITS.index("test")  # a training image less of class 5
+    one = replace(features, split_N=split_N, domain_N=features.domain_N * 0, domains=("all",))
+    found = describe_data(one)
+    assert (found.shot_domains, found.held_out_domains) == (["all"], [])
+    assert (found.fewest, found.most) == (4, 5)

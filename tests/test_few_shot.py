@@ -4,9 +4,9 @@ import math
 import random
 
 import pytest
-from reference import sample_shots
+from reference import sample_shots, sample_train_and_val
 
-from pipeline.few_shot import draw_shots, split_base_new
+from pipeline.few_shot import draw_shots, draw_train_val, split_base_new
 
 
 @pytest.mark.parametrize("n_classes", range(1, 12))
@@ -30,9 +30,16 @@ def test_shots_follow_the_public_rule(shots: int, seed: int) -> None:
         assert sum(labels[i] == label for i in drawn) == min(shots, available)
 
 
-def test_validation_continues_the_stream_of_train() -> None:
-    labels = [0, 1] * 20
-    rng = random.Random(1)
-    train, val = draw_shots(labels, 4, rng), draw_shots(labels, 4, rng)
-    assert train == sample_shots(labels, 4, 1)
-    assert val != train
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
+def test_validation_continues_the_stream_of_train(shots: int, seed: int) -> None:
+    shuffled = random.Random(20)
+    train_labels = shuffled.choices(range(6), weights=[1, 2, 3, 9, 9, 20], k=90)
+    val_labels = shuffled.choices(range(6), weights=[9, 1, 1, 3, 9, 9], k=40)
+    train, val = draw_train_val(train_labels, val_labels, shots, seed)
+    assert (train, val) == sample_train_and_val(train_labels, val_labels, shots, seed)
+    assert train == sample_shots(train_labels, shots, seed), "train is drawn first"
+    assert len(set(val)) == len(val)
+    for label in set(val_labels):
+        wanted = min(shots, 4, val_labels.count(label))
+        assert sum(val_labels[i] == label for i in val) == wanted

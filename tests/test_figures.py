@@ -83,7 +83,7 @@ def make_report(n_trials: int = 24, coop: bool = True) -> Report:
             "protocol": "base_to_new",
             "measurements": measurements(rows),
         },
-        Protocol(["noto"], [], ["food"], 16, 16, 2, 0.02),
+        Protocol("emoji", ["noto"], [], ["food"], 16, (16, 16), 2, 0.02),
     )
 
 

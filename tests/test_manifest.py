@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.manifest import Manifest, check_manifest, load_manifest, save_manifest
+from pipeline.features import SPLITS
+from pipeline.manifest import TEST_ONLY, Manifest, check_manifest, load_manifest, save_manifest
 
 
 def rows(*entries: tuple[int, str, str]) -> pd.DataFrame:
@@ -82,11 +83,51 @@ def test_round_trip(manifest: Manifest, tmp_path: Path) -> None:
     save_manifest(path, manifest)
     loaded = load_manifest(path)
     assert (loaded.name, loaded.template) == (manifest.name, manifest.template)
+    assert (loaded.splits, loaded.notes) == (SPLITS, {"source": "emoji"})
     pd.testing.assert_frame_equal(loaded.rows, manifest.rows)
     light = load_manifest(path, with_images=False)
     assert "image" not in light.rows
     assert light.class_names == manifest.class_names
     assert light.n_encodings(3) == manifest.n_encodings(3) == 45 + 3 * 20
+
+
+def test_a_task_without_training_or_validation_images_says_so(tmp_path: Path) -> None:
+    test_only = [entry for entry in GOOD if entry[2] == "test"]
+    with pytest.raises(ValueError, match="no train image"):
+        check_manifest(Manifest("toy", "a {}.", rows(*test_only)))
+    manifest = Manifest("toy", "a {}.", rows(*test_only[:2]), TEST_ONLY, {"source": "x"})
+    save_manifest(tmp_path / "toy.parquet", manifest)
+    loaded = load_manifest(tmp_path / "toy.parquet")
+    assert (loaded.splits, loaded.notes) == (("test",), {"source": "x"})
+    assert loaded.summary["test_only"]
+    assert loaded.remarks == ["test only: a target of transfer"]
+
+    no_val = [entry for entry in GOOD if entry[2] != "val"]
+    unswept = Manifest("toy", "a {}.", rows(*no_val), ("train", "test"))
+    check_manifest(unswept)
+    assert not unswept.summary["test_only"]
+    with pytest.raises(ValueError, match=r"split \['train'\]: allowed are \['test'\]"):
+        check_manifest(Manifest("toy", "a {}.", rows(*no_val), TEST_ONLY))
+
+
+def test_paths_are_kept_below_the_root_and_opened_under_any(tmp_path: Path) -> None:
+    frame = rows(*GOOD)
+    frame["image"] = [{"bytes": None, "path": f"cats/{i}.png"} for i in range(len(frame) - 1)] + [
+        {"bytes": b"x", "path": "cats/at-hand.png"}
+    ]
+    manifest = Manifest("toy", "a {}.", frame)
+    for place in ("here", "there"):
+        for i in range(len(frame) - 1):
+            (tmp_path / place / "cats").mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / f"cats/{i}.png").write_bytes(b"x")
+        save_manifest(tmp_path / f"{place}.parquet", manifest, tmp_path / place)
+    here, there = (tmp_path / f"{place}.parquet" for place in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes(), "a manifest is the same wherever the data lie"
+    loaded = load_manifest(here, root=tmp_path / "there").rows["image"].tolist()
+    assert loaded[0]["path"] == str(tmp_path / "there/cats/0.png")
+    assert loaded[-1] == {"bytes": b"x", "path": "cats/at-hand.png"}
+    with pytest.raises(ValueError, match="8 problem"):
+        save_manifest(here, manifest, tmp_path / "nowhere")
 
 
 def test_a_bad_manifest_is_not_written(manifest: Manifest, tmp_path: Path) -> None:

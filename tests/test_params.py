@@ -3,7 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import apply_settings, expand, flatten, is_method, load_params
+from pipeline.params import (
+    apply_settings,
+    chosen_task,
+    expand,
+    flatten,
+    is_method,
+    load_params,
+)
 
 SHIPPED = Path(__file__).parent.parent / "params.yaml"
 
@@ -22,12 +29,39 @@ def test_shipped_params_are_valid() -> None:
     assert set(params.sweep.tasks) <= set(params.tasks)
 
 
+def test_a_stage_is_called_for_one_task() -> None:
+    params = load_params(SHIPPED)
+    assert chosen_task(params, ["symbols"]) == "symbols"
+    for wrong in ([], ["pets"], ["symbols", "objects"]):
+        with pytest.raises(ValueError, match=r"allowed is one task of \['food-drink'"):
+            chosen_task(params, wrong)
+
+
+def test_every_source_is_checked_and_the_chosen_one_says_where_paths_start() -> None:
+    prepare = load_params(SHIPPED).prepare
+    roots = {
+        source: prepare.model_copy(update={"source": source}).root
+        for source in ("emoji", "coop", "folder", "table")
+    }
+    assert roots == {
+        "emoji": Path(),
+        "coop": Path(prepare.coop.root),
+        "folder": Path(prepare.folder.root),
+        "table": Path(prepare.table.root),
+    }
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         (r"n_trials: \d+", "n_trials: -1", r"sweep\.n_trials: found -1; .*greater than or equal"),
         (r"n_trials: \d+", "n_trails: 24", r"sweep\.n_trails: unknown key"),
         (r"n_trials: \d+", "n_trails: 24", r"sweep\.n_trials: missing"),
+        (r"tasks: \[food-drink", "tasks: [objects", r"tasks: found \['objects'\] more than once"),
+        (r"tasks: \[food-drink", "tasks: [food/drink", r"tasks\.0: found 'food/drink'"),
+        (r"source: emoji", "source: web", r"prepare\.source: found 'web'"),
+        (r"train: 0.5", "train: 0.6", r"prepare\.folder\.shares: found 0\.6 \+ 0\.2 \+ 0\.3; .* 1"),
+        (r"a photo of a {}", "a photo", r"prepare\.folder\.template: found 'a photo\.'"),
         (r"momentum: [\d.]+", "momentum: fast", r"train\.momentum: found 'fast'"),
         (r"schedule: fast", "schedule: slow", r"train\.schedule: found 'slow'"),
         (r"epochs: auto", "epochs: all", r"train\.coop\.epochs.*: found 'all'"),

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 from ruamel.yaml import YAML
@@ -67,7 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(REPOSITORY / name, folder / name)
     edit_params(
         folder,
-        prepare__emoji__tasks=["activities", "food-drink"],
+        tasks=["activities", "food-drink"],
         prepare__emoji__poses={"train": 2, "val": 1, "test": 1},
         features__views=1,
         features__workers=0,
@@ -91,6 +93,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(project: Path) -> str:
     """What `dvc repro` printed."""
     return run(project, "dvc", "repro").stdout
+
+
+def stages_run(printed: str) -> list[str]:
+    """The stages that DVC ran, from what it printed."""
+    return re.findall(r"Running stage '([^']+)'", printed)
 
 
 def load(project: Path, name: str) -> dict:
@@ -142,9 +149,9 @@ def test_pretraining_is_skipped(project: Path, finished: str) -> None:
     assert run(project, "git", "status", "--porcelain", "artifacts/pretrain").stdout == ""
 
 
-def test_second_repro_does_nothing(project: Path, finished: str) -> None:
+def test_second_repro_only_looks_at_the_data(project: Path, finished: str) -> None:
     assert finished
-    assert "up to date" in run(project, "dvc", "repro").stdout
+    assert stages_run(run(project, "dvc", "repro").stdout) == ["sources"]
 
 
 def test_dvc_shows_metrics_and_plots_and_parameter_changes(project: Path, finished: str) -> None:
@@ -291,3 +298,18 @@ def test_server_that_does_not_answer_is_an_error_before_the_sweep(project: Path)
     assert done.returncode == 1
     assert "http://127.0.0.1:9 does not answer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_change_in_one_tasks_data_runs_that_task_again(project: Path, finished: str) -> None:
+    assert finished
+    drawings = project / "data/emoji.parquet"
+    before = drawings.read_bytes()
+    table = pd.read_parquet(drawings)
+    chosen = (table["group"] == "activities") & (table["style"] == "noto")
+    table.loc[chosen, "svg"] = table.loc[chosen, "svg"].to_numpy()[::-1]
+    table.to_parquet(drawings)
+    printed = run(project, "dvc", "repro", "features").stdout
+    assert stages_run(printed) == ["sources", "prepare@activities", "features@activities"]
+    drawings.write_bytes(before)
+    printed = run(project, "dvc", "repro", "features@food-drink").stdout
+    assert stages_run(printed) == ["sources"]

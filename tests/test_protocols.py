@@ -9,9 +9,9 @@ from pipeline.params import load_params
 from pipeline.protocols import (
     ProtocolConfig,
     check_protocol,
-    sources,
     targets,
     trained_classes,
+    trained_tasks,
 )
 
 TASKS = ("toy", "other", "third")
@@ -26,13 +26,13 @@ def tasks(features: TaskFeatures) -> dict[str, TaskFeatures]:
 
 def places(config: ProtocolConfig, tasks: dict[str, TaskFeatures]) -> list[tuple[str, str, str]]:
     """Return what prompts of the first source are tested on."""
-    source = sources(config, TASKS)[0]
+    source = trained_tasks(config, TASKS)[0]
     return [(t.task, t.side, t.domain) for t in targets(config, source, tasks)]
 
 
 def test_base_to_new_tests_both_halves_near_and_far(tasks: dict[str, TaskFeatures]) -> None:
     config = ProtocolConfig(train="base", test="halves")
-    assert sources(config, TASKS) == list(TASKS)
+    assert trained_tasks(config, TASKS) == list(TASKS)
     assert trained_classes(config, tasks["toy"]) == [0, 1, 2, 3]
     found = list(targets(config, "toy", tasks))
     assert [(t.side, t.domain, t.classes, t.domains) for t in found] == [
@@ -51,7 +51,7 @@ def test_few_shot_trains_and_tests_all_classes(tasks: dict[str, TaskFeatures]) -
 
 def test_cross_dataset_tests_every_other_task(tasks: dict[str, TaskFeatures]) -> None:
     config = ProtocolConfig(train="all", test="tasks", source="other")
-    assert sources(config, TASKS) == ["other"]
+    assert trained_tasks(config, TASKS) == ["other"]
     assert places(config, tasks) == [
         ("other", "all", "shots"),
         ("toy", "all", "shots"),
@@ -73,7 +73,7 @@ def test_domain_generalization_tests_other_domains_and_data_sets(
         ("third", "all", "shots"),
     ]
     each = ProtocolConfig(train="all", test="domains", targets=["third"])
-    assert sources(each, TASKS) == ["toy", "other"], "what is only tested is not trained on"
+    assert trained_tasks(each, TASKS) == ["toy", "other"], "what is only tested is not trained on"
 
 
 def test_tasks_that_are_not_there_are_named_together() -> None:

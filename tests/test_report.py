@@ -1,5 +1,6 @@
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import measurements
 from pipeline.evaluate import ZERO_SHOT, TestRow
 from pipeline.findings import best_on_test, describe, points, times, with_spread
 from pipeline.metrics import harmonic_mean
+from pipeline.params import load_params
 from pipeline.report import (
     Picture,
     Protocol,
@@ -20,8 +22,11 @@ from pipeline.report import (
 )
 from pipeline.selection import TrialRecord
 from pipeline.summary import METHODS, Stat, axis_table, check_rows, summarize_methods
+from stages.report import protocol
 
-PROTOCOL = Protocol(["noto", "twemoji"], ["emojione"], ["food", "play"], 16, 16, 2, 0.01)
+PROTOCOL = Protocol(
+    "emoji", ["noto", "twemoji"], ["emojione"], ["food", "play"], 16, (16, 16), 2, 0.01
+)
 SETTINGS = [("full", 16, 0.1), ("full", 2, 0.1), (1, 16, 0.01), (1, 2, 0.3), (2, 2, 0.02)]
 SCORES = [(0.8, 0.6), (0.7, 0.6), (0.6, 0.6), (0.8, 0.7), (0.7, 0.5)]
 SIZES = [1024, 136, 264, 49, 82]
@@ -269,15 +274,19 @@ class TestPages:
             "Held-out style: emojione",
             "fixed cached views: 2",
             "averaged over tasks, computed for every seed",
-            "Every seed therefore has the same shots",
+            "16 shots of each class, of 16 training images. Every seed therefore has the same",
         ):
             assert text in page
 
     def test_caveats_follow_the_protocol(self) -> None:
-        other = replace(PROTOCOL, held_out_styles=[], shots=4)
+        other = replace(
+            PROTOCOL, source="folder", held_out_styles=[], shots=4, shots_available=(3, 20)
+        )
         page = render("report.md.j2", make_report(protocol=other), [])
         assert "No style is held out" in page
+        assert "4 shots of each class, of 3 to 20 training images" in page
         assert "has the same shots" not in page
+        assert "drawing" not in page
 
     def test_the_html_page_loads_nothing(self) -> None:
         page = render("report.html.j2", make_report(), [Picture("a", "T", "C", b"<svg/>")])
@@ -297,6 +306,23 @@ class TestPages:
         assert lines["git commit"] == "abc"
         assert lines["versions"] == "torch 2"
         assert (lines["data hash (sweep)"], lines["data hash (test)"]) == ("d1", "d2")
+
+
+class TestProtocol:
+    def test_what_is_said_of_the_data_comes_from_the_results(self) -> None:
+        params = load_params(Path(__file__).parent.parent / "params.yaml")
+        drawn = {"shot_domains": ["twemoji", "noto"], "held_out_domains": ["emojione"]}
+        found = protocol(params, {"data": {"food": {**drawn, "fewest": 16, "most": 16}}})
+        assert (found.shot_styles, found.held_out_styles) == (["noto", "twemoji"], ["emojione"])
+        assert (found.source, found.shots_available) == ("emoji", (16, 16))
+        photos = {"shot_domains": ["all"], "held_out_domains": []}
+        data = {
+            "pets": {**photos, "fewest": 3, "most": 9},
+            "cars": {**photos, "fewest": 5, "most": 40},
+        }
+        found = protocol(params, {"data": data})
+        assert (found.shot_styles, found.held_out_styles) == (["all"], [])
+        assert found.shots_available == (3, 40)
 
 
 class TestForDvc:

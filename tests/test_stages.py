@@ -9,12 +9,15 @@ from ruamel.yaml import YAML
 from pipeline.errors import report_all, run_stage
 
 ROOT = Path(__file__).parent.parent
-STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+DECLARED = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = {name: stage.get("do", stage) for name, stage in DECLARED.items()}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_a_script_with_its_own_outputs(stage: str) -> None:
-    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    for_each_task = DECLARED[stage].get("foreach") == "${tasks}"
+    argument = " ${item}" if for_each_task else ""
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}{argument}"
     assert (ROOT / "stages" / f"{stage}.py").is_file()
     outputs = [
         next(iter(out)) if isinstance(out, dict) else out
@@ -22,18 +25,22 @@ def test_a_stage_is_a_script_with_its_own_outputs(stage: str) -> None:
     ]
     assert outputs
     assert all(out.startswith(f"artifacts/{stage}") for out in outputs)
+    assert all(("${item}" in out) == for_each_task for out in outputs)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dependencies_and_parameters_exist(stage: str) -> None:
     made = [out for other in STAGES.values() for out in other["outs"] if isinstance(out, str)]
     for dependency in STAGES[stage]["deps"]:
-        assert dependency in made or (ROOT / dependency).exists(), dependency
+        inside = any(Path(out).is_relative_to(dependency) for out in made)
+        below = any(Path(dependency).is_relative_to(out) for out in made)
+        assert inside or below or (ROOT / dependency).exists(), dependency
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     for name in STAGES[stage]["params"]:
-        value = params
-        for part in name.split("."):
-            value = value[part]
+        for source in ("emoji", "coop", "folder", "table"):
+            value = params
+            for part in name.replace("${prepare.source}", source).split("."):
+                value = value[part]
 
 
 def test_pretraining_is_frozen() -> None:

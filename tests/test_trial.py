@@ -10,7 +10,7 @@ from pipeline.features import SPLITS, TaskFeatures
 from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.run import TextSide
-from pipeline.trial import Trial
+from pipeline.trial import Trial, check_splits
 
 TRAIN = train_config(6, lr=0.2)
 PROMPT = PromptConfig(init="a photo of a", rank=1, bits=1, n_ctx=4)
@@ -82,3 +82,14 @@ def test_the_same_trial_gives_the_same_record(text: TextSide, features: TaskFeat
 
 def test_size_is_of_one_prompt(text: TextSide, features: TaskFeatures) -> None:
     assert build(text, features).size_bytes == 1 + 64 // 8 + 2 * 4
+
+
+def test_tasks_without_a_split_that_is_needed_are_all_named(features: TaskFeatures) -> None:
+    test_only = replace(features, name="sketch", split_N=torch.full_like(features.split_N, 2))
+    no_val = replace(features, name="imagenet", split_N=features.split_N.clamp(max=1) * 2)
+    check_splits([features, no_val], ("train", "test"))
+    with pytest.raises(ValueError, match="cannot take part") as caught:
+        check_splits([features, no_val, test_only], ("train", "val"))
+    assert "imagenet: no val images" in str(caught.value)
+    assert "sketch: no train and no val images" in str(caught.value)
+    assert "toy" not in str(caught.value)

@@ -6,6 +6,7 @@ Shapes: N pictures, P poses, H = W pixels of a square picture.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +24,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import Config
+from pipeline.errors import report_all
 from pipeline.features import SPLITS
 from pipeline.manifest import Manifest
+from pipeline.provenance import value_hash
 
 BACKGROUNDS = {
     "white": (255, 255, 255),
@@ -154,8 +157,6 @@ def encode_png(image_3HW: Tensor) -> bytes:
 class EmojiConfig(Config):
     """How the embedded drawings become a data set."""
 
-    tasks: list[str] = Field(min_length=1)
-    """Emoji groups; each is a task whose classes are the group's concepts."""
     template: str
     """The zero-shot caption."""
     shot_styles: list[str] = Field(min_length=1)
@@ -168,36 +169,53 @@ class EmojiConfig(Config):
     seed: int = Field(ge=0)
 
 
-def read_tasks(path: Path, config: EmojiConfig) -> dict[str, pd.DataFrame]:
-    """Return the drawings of every task, each with its label.
+def read_tasks(
+    path: Path, config: EmojiConfig, tasks: Sequence[str] | None = None
+) -> dict[str, pd.DataFrame]:
+    """Return the drawings of some tasks, each with its label; of all tasks without `tasks`.
 
-    A task's classes are the concepts of its group that every style of the config draws, in
-    code point order; so the first half of them can serve as base classes.
+    A task is a group of emoji. Its classes are the concepts that every style of the config draws,
+    in code point order; so the first half of them can serve as base classes.
 
     Raises:
         ValueError: if a task or a style does not exist.
     """
     drawings = read_drawings(path)
     styles = [*config.shot_styles, *config.held_out_styles]
-    for key, wanted, column in (("tasks", config.tasks, "group"), ("styles", styles, "style")):
-        unknown = sorted(set(wanted) - set(drawings[column]))
-        if unknown:
-            raise ValueError(
-                f"params.yaml: prepare.emoji {key} {unknown}: allowed are "
-                f"{sorted(set(drawings[column]))}"
-            )
+    tasks = sorted(set(drawings["group"])) if tasks is None else tasks
+    problems = [
+        f"{key} {unknown}: allowed are {sorted(set(drawings[column]))}"
+        for key, wanted, column in (
+            ("tasks", tasks, "group"),
+            ("prepare.emoji styles", styles, "style"),
+        )
+        if (unknown := sorted(set(wanted) - set(drawings[column])))
+    ]
+    report_all("params.yaml: not among the drawings", problems)
     drawings = drawings[drawings["style"].isin(styles)]
-    tasks = {}
-    for task in config.tasks:
+    found = {}
+    for task in tasks:
         rows = drawings[drawings["group"] == task]
         complete = rows.groupby("codepoint")["style"].nunique() == len(set(styles))
         concepts = sorted(complete.index[complete])
         rows = rows[rows["codepoint"].isin(concepts)]
         label_of = {concept: label for label, concept in enumerate(concepts)}
-        tasks[task] = rows.assign(label=rows["codepoint"].map(label_of)).sort_values(
+        found[task] = rows.assign(label=rows["codepoint"].map(label_of)).sort_values(
             ["label", "style"], ignore_index=True
         )
-    return tasks
+    return found
+
+
+def find(path: Path, config: EmojiConfig, tasks: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of every task's drawings.
+
+    Raises:
+        ValueError: if a task or a style does not exist.
+    """
+    return {
+        task: value_hash([rows[key].tolist() for key in ("style", "codepoint", "name", "svg")])
+        for task, rows in read_tasks(path, config, tasks).items()
+    }
 
 
 def build_manifest(task: str, drawings: pd.DataFrame, config: EmojiConfig) -> Manifest:
@@ -229,4 +247,4 @@ def build_manifest(task: str, drawings: pd.DataFrame, config: EmojiConfig) -> Ma
                         "split": split,
                     }
                 )
-    return Manifest(task, config.template, pd.DataFrame(rows))
+    return Manifest(task, config.template, pd.DataFrame(rows), notes={"source": "emoji"})

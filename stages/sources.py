@@ -1,0 +1,20 @@
+"""Look at the data of every task, outside of the project too, and note what was found.
+
+DVC runs it every time. A task is prepared anew only if what is noted of its data changes.
+"""
+
+from pipeline import artifacts
+from pipeline.errors import run_stage
+from pipeline.params import load_params
+from pipeline.sources import find_sources
+
+
+def main() -> None:
+    """Run the stage."""
+    params = load_params()
+    for task, found in find_sources(params.prepare, params.tasks).items():
+        artifacts.save_json(artifacts.source_path(task), found)
+
+
+if __name__ == "__main__":
+    run_stage(main)
