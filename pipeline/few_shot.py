@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def split_base_new(labels: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -39,3 +40,21 @@ def draw_shots(labels: Sequence[int], shots: int, rng: random.Random) -> list[in
     for candidates in positions.values():
         drawn += rng.sample(candidates, shots) if len(candidates) >= shots else candidates
     return drawn
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws that a task's training images serve.
+
+    Attributes:
+        seeds: of all draws.
+        shots: images per class of each.
+    """
+
+    seeds: Sequence[int]
+    shots: int
+
+    def union(self, labels: Sequence[int]) -> list[int]:
+        """Return every position that some seed draws, ascending; see `draw_shots`."""
+        drawn = (draw_shots(labels, self.shots, random.Random(seed)) for seed in self.seeds)
+        return sorted({position for positions in drawn for position in positions})

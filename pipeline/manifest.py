@@ -14,17 +14,20 @@ The table's metadata holds the task's name and its zero-shot template.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import report_all
 from pipeline.features import SPLITS
-from pipeline.few_shot import split_base_new
+from pipeline.few_shot import Draws, split_base_new
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
@@ -52,9 +55,35 @@ class Manifest:
         names = self.rows.drop_duplicates("label").sort_values("label")
         return [str(name) for name in names["class_name"]]
 
-    def n_encodings(self, views: int) -> int:
+    @property
+    def images(self) -> pa.ChunkedArray:
+        """The images as Arrow keeps them: a million paths take 100 MB, and workers share them."""
+        images = pa.array(self.rows["image"], type=IMAGE)
+        return images if isinstance(images, pa.ChunkedArray) else pa.chunked_array([images])
+
+    def in_split(self, split: str) -> np.ndarray:
+        """Return which rows belong to a split, bool."""
+        return (self.rows["split"] == split).to_numpy(dtype=bool)
+
+    def chosen_rows(self, draws: Draws | None, without: Collection[int] = ()) -> np.ndarray:
+        """Return the rows that are encoded, ascending.
+
+        These are all validation and test images, since all of them are measured, and of the
+        training images those that some draw gives, or all without draws. Rows in `without` take
+        part in nothing, as if they were not there.
+        """
+        usable = np.ones(len(self.rows), dtype=bool)
+        usable[list(without)] = False
+        pool_T = np.flatnonzero(self.in_split("train") & usable)
+        others = np.flatnonzero(~self.in_split("train") & usable)
+        if draws is not None:
+            pool_T = pool_T[draws.union(self.rows["label"].to_numpy()[pool_T].tolist())]
+        return np.sort(np.concatenate([pool_T, others]))
+
+    def n_encodings(self, views: int, draws: Draws | None = None) -> int:
         """Return how many pictures are encoded with `views` crops of each training image."""
-        return len(self.rows) + views * int((self.rows["split"] == "train").sum())
+        chosen_N = self.chosen_rows(draws)
+        return len(chosen_N) + views * int(self.in_split("train")[chosen_N].sum())
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -63,7 +92,7 @@ def check_manifest(manifest: Manifest) -> None:
     Raises:
         ValueError: on unknown splits, labels that are not 0 to K - 1, labels with several
             names, fewer than 3 classes, classes without a training or test image, base classes
-            without a validation image, and images that do not exist.
+            without a validation image, and images that do not exist. None is decoded.
     """
     rows, problems = manifest.rows, []
     unknown = sorted(set(rows["split"]) - set(SPLITS))
@@ -89,8 +118,10 @@ def check_manifest(manifest: Manifest) -> None:
             if label not in present
         ]
     for image in rows["image"]:
-        if not image["bytes"] and not (image["path"] and Path(image["path"]).is_file()):
+        if image["bytes"] is None and not (image["path"] and isfile(image["path"])):
             problems.append(f"image {image['path']}: no such file")
+        elif image["bytes"] == b"":
+            problems.append(f"image {image['path']}: 0 bytes")
     report_all(f"task {manifest.name}: {len(problems)} problem(s)", problems)
 
 
@@ -113,6 +144,7 @@ def load_manifest(path: Path, with_images: bool = True) -> Manifest:
     try:
         table = pq.read_table(path, columns=columns)
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[b"loqua"])
-        return Manifest(about["name"], about["template"], table.to_pandas())
+        rows = table.to_pandas(types_mapper={IMAGE: pd.ArrowDtype(IMAGE)}.get)
+        return Manifest(about["name"], about["template"], rows)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a readable manifest: {error}") from None

@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
-from pipeline.encode import with_pictures
 from pipeline.errors import run_stage
 from pipeline.evaluate import ZERO_SHOT, EvaluationJob, Fit, TestRow, refit, zero_shot_row
 from pipeline.manifest import load_manifest
 from pipeline.packed_prompt import save_prompt
 from pipeline.params import Params, apply_settings, load_params
+from pipeline.pictures import with_pictures
 from pipeline.prompts import PromptConfig
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.selection import TrialRecord

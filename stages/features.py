@@ -1,11 +1,14 @@
 """Encode every image once through the frozen backbone and cache the features of each task."""
 
+import shutil
+
 from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.encode import encode_task
 from pipeline.errors import run_stage
+from pipeline.few_shot import Draws
 from pipeline.manifest import load_manifest
 from pipeline.params import load_params
 from pipeline.provenance import file_hash
@@ -15,15 +18,20 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     backbone = load_backbone(params.backbone)
-    manifests = {task: load_manifest(artifacts.manifest_path(task), False) for task in params.tasks}
-    total = sum(m.n_encodings(params.features.views) for m in manifests.values())
-    with tqdm(total=total, desc="features", unit="image", unit_scale=True) as bar:
-        for task in params.tasks:
-            path = artifacts.manifest_path(task)
+    draws = Draws(sorted({*params.sweep.seeds, *params.evaluate.seeds}), params.sweep.shots)
+    for task in params.tasks:
+        path, shards = artifacts.manifest_path(task), artifacts.shards_path(task)
+        manifest = load_manifest(path)
+        total = manifest.n_encodings(params.features.views, draws)
+        with tqdm(total=total, desc=task, unit="image", unit_scale=True) as bar:
             features = encode_task(
-                backbone, load_manifest(path), file_hash(path), params.features, bar.update
+                backbone, manifest, file_hash(path), params.features, bar.update, draws, shards
             )
-            artifacts.save_features(artifacts.features_path(task), features)
+        artifacts.save_features(artifacts.features_path(task), features)
+        shutil.rmtree(shards, ignore_errors=True)
+        if features.skipped:
+            print(f"{task}: {len(features.skipped)} image(s) cannot be read and are left out:")
+            print("\n".join(features.skipped))
 
 
 if __name__ == "__main__":

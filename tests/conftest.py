@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.backbone import Backbone, BackboneConfig, build_clip, load_backbone, save_clip
 from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
-from pipeline.features import TaskFeatures
+from pipeline.features import FeaturesConfig, TaskFeatures
 from pipeline.layout import Frame
 from pipeline.manifest import Manifest
 from pipeline.run import TextSide
@@ -23,6 +24,7 @@ from pipeline.train import TrainConfig
 
 torch.set_num_threads(1)
 
+EPS = torch.finfo(torch.float32).eps
 CONTEXT_LENGTH = 24
 CLIP_FRAME = Frame(sos=(49406,), eos=(49407,), pad=0)
 CLASS_NAMES = (
@@ -83,6 +85,24 @@ def train_config(n_steps: int = 12, **changed: Any) -> TrainConfig:
         "coop": {"epochs": 6, "batch_size": 5},
     }
     return TrainConfig(**{**plain, **changed})
+
+
+def features_config(**changed: Any) -> FeaturesConfig:
+    """How the tiny pictures are encoded."""
+    plain: dict[str, Any] = {
+        "views": 2,
+        "crop_scale": (0.5, 1.0),
+        "flip": False,
+        "batch_size": 16,
+        "workers": 0,
+        "seed": 1,
+    }
+    return FeaturesConfig(**{**plain, **changed})
+
+
+def with_images(manifest: Manifest, images: list[dict[str, Any]]) -> Manifest:
+    """A manifest with other images in its rows."""
+    return replace(manifest, rows=manifest.rows.assign(image=images))
 
 
 @pytest.fixture(autouse=True)
@@ -146,10 +166,13 @@ def features() -> TaskFeatures:
         class_names=CLASS_NAMES,
         domains=("flat", "round", "far"),
         features_NE=features_NE,
+        row_N=torch.arange(len(rows)),
         label_N=label_N.contiguous(),
         split_N=split_N.contiguous(),
         domain_N=domain_N.contiguous(),
         views_NVE=torch.stack([train_NE, other_NE], dim=1),
+        train_label_T=label_N[split_N == 0],
+        train_index_T=torch.arange(len(train_NE)),
         fingerprint="f" * 64,
         data_hash="d" * 64,
     )

@@ -6,7 +6,7 @@ import random
 import pytest
 from reference import sample_shots
 
-from pipeline.few_shot import draw_shots, split_base_new
+from pipeline.few_shot import Draws, draw_shots, split_base_new
 
 
 @pytest.mark.parametrize("n_classes", range(1, 12))
@@ -36,3 +36,10 @@ def test_validation_continues_the_stream_of_train() -> None:
     train, val = draw_shots(labels, 4, rng), draw_shots(labels, 4, rng)
     assert train == sample_shots(labels, 4, 1)
     assert val != train
+
+
+@pytest.mark.parametrize("seeds", [(), (3,), (1, 2, 1)])
+def test_the_union_of_draws_is_what_some_seed_draws(seeds: tuple[int, ...]) -> None:
+    labels = random.Random(11).choices(range(5), k=60)
+    found = Draws(seeds, 4).union(labels)
+    assert found == sorted({i for seed in seeds for i in sample_shots(labels, 4, seed)})
