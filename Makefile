@@ -4,10 +4,10 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help repro test check lint format bench schedules ablations pretrain ui clean
+.PHONY: help repro test check lint format bench bench-features schedules ablations pretrain ui clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -35,6 +35,9 @@ format: $(READY) ## put the code into shape
 bench: $(READY) ## measure speed and memory into bench/results.json (15 quiet minutes)
 	$(RUN) dvc repro -q features
 	$(RUN) python -m bench
+
+bench-features: $(READY) ## measure encoding from files into bench/features.json (half an hour)
+	$(RUN) python -m bench.features
 
 schedules: $(READY) ## measure fast against CoOp's schedule into docs/schedules.md (hours; resumes)
 	$(RUN) dvc repro -q features

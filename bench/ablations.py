@@ -23,12 +23,12 @@ from typing import Any, Literal
 from bench.units import Results, measure_missing, parser
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
-from pipeline.encode import with_pictures
 from pipeline.features import TaskFeatures
 from pipeline.few_shot import split_base_new
 from pipeline.manifest import load_manifest
 from pipeline.metrics import harmonic_mean
 from pipeline.params import apply_settings, load_params
+from pipeline.pictures import with_pictures
 from pipeline.provenance import value_hash
 from pipeline.run import Point, TaskRun, TextSide
 

@@ -29,7 +29,8 @@ FEATURES = ROOT / "features"
 TRIALS = ROOT / "sweep" / "trials.json"
 WINNERS = ROOT / "sweep" / "winners.json"
 STATE = ROOT / "state"
-"""What must survive between runs and belongs to no stage: the study, the tracking database."""
+"""What must survive between runs and belongs to no stage: the study, the tracking database, and
+features of a task that is not encoded to its end."""
 EVALUATION = ROOT / "evaluate"
 RESULTS = EVALUATION / "results.json"
 REGISTERED = ROOT / "register" / "models.json"
@@ -61,6 +62,11 @@ def summary_path(task: str) -> Path:
 def features_path(task: str) -> Path:
     """The cached features of a task."""
     return FEATURES / f"{task}.safetensors"
+
+
+def shards_path(task: str) -> Path:
+    """What is encoded of a task before all of it is; DVC empties outputs before it runs a stage."""
+    return STATE / "features" / task
 
 
 def prompt_path(role: str, task: str, seed: int) -> Path:

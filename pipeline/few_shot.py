@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def split_base_new(labels: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -65,3 +66,25 @@ def draw_shots(labels: Sequence[int], shots: int, rng: random.Random) -> list[in
     for candidates in positions.values():
         drawn += rng.sample(candidates, shots) if len(candidates) >= shots else candidates
     return drawn
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws that a task's training images serve.
+
+    Attributes:
+        seeds: of all draws.
+        shots: images per class; every seed draws each of these numbers.
+    """
+
+    seeds: Sequence[int]
+    shots: Sequence[int]
+
+    def union(self, labels: Sequence[int]) -> list[int]:
+        """Return every position that some seed draws, ascending; see `draw_shots`."""
+        drawn = (
+            draw_shots(labels, shots, random.Random(seed))
+            for seed in self.seeds
+            for shots in self.shots
+        )
+        return sorted({position for positions in drawn for position in positions})

@@ -16,18 +16,20 @@ has, and notes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import report_all
 from pipeline.features import SPLITS
-from pipeline.few_shot import split_base_new
+from pipeline.few_shot import Draws, split_base_new
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
@@ -111,9 +113,35 @@ class Manifest:
             lines.append(f"{self.notes['left_out']} identical picture(s) left out: {some}{more}")
         return lines
 
-    def n_encodings(self, views: int) -> int:
+    @property
+    def images(self) -> pa.ChunkedArray:
+        """The images as Arrow keeps them: a million paths take 100 MB, and workers share them."""
+        images = pa.array(self.rows["image"], type=IMAGE)
+        return images if isinstance(images, pa.ChunkedArray) else pa.chunked_array([images])
+
+    def in_split(self, split: str) -> np.ndarray:
+        """Return which rows belong to a split, bool."""
+        return (self.rows["split"] == split).to_numpy(dtype=bool)
+
+    def chosen_rows(self, draws: Draws | None, without: Collection[int] = ()) -> np.ndarray:
+        """Return the rows that are encoded, ascending.
+
+        These are all validation and test images, since all of them are measured, and of the
+        training images those that some draw gives, or all without draws. Rows in `without` take
+        part in nothing, as if they were not there.
+        """
+        usable = np.ones(len(self.rows), dtype=bool)
+        usable[list(without)] = False
+        pool_T = np.flatnonzero(self.in_split("train") & usable)
+        others = np.flatnonzero(~self.in_split("train") & usable)
+        if draws is not None:
+            pool_T = pool_T[draws.union(self.rows["label"].to_numpy()[pool_T].tolist())]
+        return np.sort(np.concatenate([pool_T, others]))
+
+    def n_encodings(self, views: int, draws: Draws | None = None) -> int:
         """Return how many pictures are encoded with `views` crops of each training image."""
-        return len(self.rows) + views * int((self.rows["split"] == "train").sum())
+        chosen_N = self.chosen_rows(draws)
+        return len(chosen_N) + views * int(self.in_split("train")[chosen_N].sum())
 
 
 def check_manifest(manifest: Manifest, root: Path = Path()) -> None:
@@ -153,8 +181,10 @@ def check_manifest(manifest: Manifest, root: Path = Path()) -> None:
             if label not in present
         ]
     for image in rows["image"]:
-        if not image["bytes"] and not (image["path"] and (root / image["path"]).is_file()):
+        if image["bytes"] is None and not (image["path"] and (root / image["path"]).is_file()):
             problems.append(f"image {image['path']}: no such file")
+        elif image["bytes"] == b"":
+            problems.append(f"image {image['path']}: 0 bytes")
     report_all(f"task {manifest.name}: {len(problems)} problem(s)", problems)
 
 
@@ -182,20 +212,25 @@ def load_manifest(path: Path, with_images: bool = True, root: Path = Path()) -> 
     try:
         table = pq.read_table(path, columns=columns)
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[b"loqua"])
-        rows = table.to_pandas()
         if with_images:
-            rows["image"] = [under_root(image, root) for image in rows["image"]]
+            table = under_root(table, root)
+        rows = table.to_pandas(types_mapper={IMAGE: pd.ArrowDtype(IMAGE)}.get)
         splits = tuple(about["splits"])
         return Manifest(about["name"], about["template"], rows, splits, about["notes"])
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a readable manifest: {error}") from None
 
 
-def under_root(image: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Return an image whose path can be opened; one that is at hand keeps its name."""
-    if image["bytes"] or not image["path"]:
-        return image
-    return {**image, "path": str(root / image["path"])}
+def under_root(table: pa.Table, root: Path) -> pa.Table:
+    """Return a table whose images' paths can be opened; one that is at hand keeps its name."""
+    place, chunks = table.schema.get_field_index("image"), []
+    for images in table.column(place).chunks:
+        content, path = images.field("bytes"), images.field("path")
+        joined = pc.binary_join_element_wise(pa.scalar(str(root)), path, "/")
+        stays = pc.or_(pc.is_valid(content), pc.starts_with(pc.fill_null(path, "/"), "/"))
+        opened = path if root == Path() else pc.if_else(stays, path, joined)
+        chunks.append(pa.StructArray.from_arrays([content, opened], fields=list(IMAGE)))
+    return table.set_column(place, "image", pa.chunked_array(chunks, type=IMAGE))
 
 
 def build_rows(columns: Sequence[tuple[dict[str, Any], int, str, str, str]]) -> pd.DataFrame:

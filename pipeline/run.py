@@ -213,14 +213,24 @@ def training_set(
 def draw_images(features: TaskFeatures, classes: Sequence[int], shots: int, seed: int) -> list[int]:
     """Draw the shots of a seed, as positions in `features.training_rows(classes)`.
 
-    The draw is from all classes of the task, before some of them are left out: the images of a
-    class are the same whichever other classes take part.
+    The draw is from all training images of the task, encoded or not, and before some classes are
+    left out: the images of a class are the same whichever other classes take part.
+
+    Raises:
+        ValueError: if an image that is drawn is not encoded.
     """
-    labels = features.training_labels
-    chosen = [position for position, label in enumerate(labels) if label in set(classes)]
-    place = {position: index for index, position in enumerate(chosen)}
+    labels, wanted = features.training_labels, set(classes)
     drawn = draw_shots(labels, shots, random.Random(seed))
-    return [place[position] for position in drawn if position in place]
+    index_N = features.train_index_T[[position for position in drawn if labels[position] in wanted]]
+    if missing := int((index_N < 0).sum()):
+        raise ValueError(
+            f"task {features.name}: {missing} of {len(index_N)} images that seed {seed} draws for "
+            f"{shots} shots are not encoded; add {seed} to sweep.seeds or evaluate.seeds, set "
+            f"sweep.shots to {shots}, and run `dvc repro features`"
+        )
+    row_N, _ = features.training_rows(classes)
+    drawn_N: list[int] = torch.searchsorted(row_N, index_N).tolist()
+    return drawn_N
 
 
 def measure_prompts(

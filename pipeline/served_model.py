@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.backbone import BackboneConfig, load_backbone
+from pipeline.decode import Limits, decode_picture
 from pipeline.errors import report_all
 from pipeline.few_shot import split_base_new
 from pipeline.images import encode_tokens
@@ -34,11 +34,14 @@ from pipeline.metrics import logits
 from pipeline.packed_prompt import load_prompt
 from pipeline.stored_prompt import StoredPrompt
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 16 * 2**20
-MAX_PIXELS = 32_000_000
-MAX_ASPECT = 100
-"""Long side over short side: the short one is scaled to the model's size, the long one with it."""
+LIMITS = Limits(
+    formats=("PNG", "JPEG", "WEBP", "GIF", "BMP"),
+    max_bytes=MAX_BYTES,
+    max_pixels=32_000_000,
+    max_aspect=100,
+)
+"""Stricter than those of training: here strangers send the images."""
 MAX_CLASSES = 10_000
 MAX_NAME = 500
 TOP = 5
@@ -71,35 +74,14 @@ def image_bytes(value: object) -> bytes:
 
 
 def decode_image(value: object) -> Image.Image:
-    """Return a picture, fully decoded, from bytes or base64.
+    """Return a picture as training sees it, upright RGB, from bytes or base64.
 
     Its size is checked before its pixels are decoded.
 
     Raises:
-        ValueError: if it is not an image of `FORMATS`, damaged, or larger than allowed.
+        ValueError: if it is not an image within `LIMITS`, or damaged.
     """
-    data = image_bytes(value)
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        detail = f" ({error})" if isinstance(error, Image.DecompressionBombError) else ""
-        raise ValueError(
-            f"{len(data)} bytes that are no readable image{detail}; allowed are "
-            f"{', '.join(FORMATS)}"
-        ) from None
-    short, long = sorted(picture.size)
-    if short * long > MAX_PIXELS:
-        raise ValueError(f"{short * long} pixels; allowed are {MAX_PIXELS}")
-    if long > MAX_ASPECT * short:
-        raise ValueError(
-            f"{picture.width} x {picture.height} pixels; allowed is a long side of "
-            f"at most {MAX_ASPECT} times the short one"
-        )
-    try:
-        picture.load()
-    except Exception as error:  # as above
-        raise ValueError(f"a damaged or truncated {picture.format} image: {error}") from None
-    return picture
+    return decode_picture(image_bytes(value), LIMITS)
 
 
 class PromptModel(PythonModel):

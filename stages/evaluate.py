@@ -10,7 +10,6 @@ from tqdm import tqdm
 from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.cluster import cluster, map_parallel
-from pipeline.encode import with_pictures
 from pipeline.errors import run_stage
 from pipeline.evaluate import (
     ZERO_SHOT,
@@ -25,6 +24,7 @@ from pipeline.manifest import load_manifest
 from pipeline.metrics import harmonic_mean
 from pipeline.packed_prompt import save_prompt
 from pipeline.params import Params, apply_settings, load_params
+from pipeline.pictures import with_pictures
 from pipeline.prompts import PromptConfig
 from pipeline.protocols import trained_tasks
 from pipeline.provenance import git_commit, value_hash, versions

@@ -3,7 +3,9 @@
 Usage: python -m stages.features TASK
 """
 
+import shutil
 import sys
+from itertools import chain
 
 from tqdm import tqdm
 
@@ -11,6 +13,7 @@ from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.encode import encode_task
 from pipeline.errors import run_stage
+from pipeline.few_shot import Draws
 from pipeline.manifest import load_manifest
 from pipeline.params import chosen_task, load_params
 from pipeline.provenance import file_hash
@@ -23,10 +26,19 @@ def main() -> None:
     path = artifacts.manifest_path(task)
     manifest = load_manifest(path, root=params.prepare.root)
     backbone = load_backbone(params.backbone)
-    total = manifest.n_encodings(params.features.views)
+    shots = {params.sweep.shots, *chain(*(p.shots or [] for p in params.protocols.values()))}
+    draws = Draws(sorted({*params.sweep.seeds, *params.evaluate.seeds}), sorted(shots))
+    total = manifest.n_encodings(params.features.views, draws)
+    shards = artifacts.shards_path(task)
     with tqdm(total=total, desc=task, unit="image", unit_scale=True) as bar:
-        features = encode_task(backbone, manifest, file_hash(path), params.features, bar.update)
+        features = encode_task(
+            backbone, manifest, file_hash(path), params.features, bar.update, draws, shards
+        )
     artifacts.save_features(artifacts.features_path(task), features)
+    shutil.rmtree(shards, ignore_errors=True)
+    if features.skipped:
+        print(f"{task}: {len(features.skipped)} image(s) cannot be read and are left out:")
+        print("\n".join(features.skipped))
 
 
 if __name__ == "__main__":

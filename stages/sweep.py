@@ -9,7 +9,6 @@ from rich.console import Console
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.cluster import cluster, cluster_resources
-from pipeline.encode import with_pictures
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
 from pipeline.manifest import load_manifest
@@ -22,6 +21,7 @@ from pipeline.params import (
     is_method,
     load_params,
 )
+from pipeline.pictures import with_pictures
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
 from pipeline.selection import TrialRecord, choose_champion, choose_per_task, choose_winners

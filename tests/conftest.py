@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pipeline.backbone import Backbone, BackboneConfig, build_clip, load_backbone, save_clip
 from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
 from pipeline.evaluate import Measurement, TestRow
-from pipeline.features import TaskFeatures
+from pipeline.features import FeaturesConfig, TaskFeatures
 from pipeline.layout import Frame
 from pipeline.manifest import Manifest
 from pipeline.run import TextSide
@@ -26,6 +26,7 @@ from pipeline.train import TrainConfig
 
 torch.set_num_threads(1)
 
+EPS = torch.finfo(torch.float32).eps
 CONTEXT_LENGTH = 24
 CLIP_FRAME = Frame(sos=(49406,), eos=(49407,), pad=0)
 CLASS_NAMES = (
@@ -106,6 +107,24 @@ def measurements(rows: Sequence[TestRow]) -> list[dict[str, Any]]:
     return found
 
 
+def features_config(**changed: Any) -> FeaturesConfig:
+    """How the tiny pictures are encoded."""
+    plain: dict[str, Any] = {
+        "views": 2,
+        "crop_scale": (0.5, 1.0),
+        "flip": False,
+        "batch_size": 16,
+        "workers": 0,
+        "seed": 1,
+    }
+    return FeaturesConfig(**{**plain, **changed})
+
+
+def with_images(manifest: Manifest, images: list[dict[str, Any]]) -> Manifest:
+    """A manifest with other images in its rows."""
+    return replace(manifest, rows=manifest.rows.assign(image=images))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Start every test from the same global random state."""
@@ -167,10 +186,13 @@ def features() -> TaskFeatures:
         class_names=CLASS_NAMES,
         domains=("flat", "round", "far"),
         features_NE=features_NE,
+        row_N=torch.arange(len(rows)),
         label_N=label_N.contiguous(),
         split_N=split_N.contiguous(),
         domain_N=domain_N.contiguous(),
         views_NVE=torch.stack([train_NE, other_NE], dim=1),
+        train_label_T=label_N[split_N == 0],
+        train_index_T=torch.arange(len(train_NE)),
         fingerprint="f" * 64,
         data_hash="d" * 64,
     )

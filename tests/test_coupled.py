@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from pipeline.backbone import Backbone, wrap_model
 from pipeline.coupled import couple, start_coupling
-from pipeline.encode import encode_task, with_pictures
+from pipeline.encode import encode_task
 from pipeline.features import FeaturesConfig, TaskFeatures
 from pipeline.few_shot import split_base_new
 from pipeline.images import encode_beside
 from pipeline.manifest import Manifest
 from pipeline.packed_prompt import load_prompt, save_prompt
+from pipeline.pictures import with_pictures
 from pipeline.prompts import Prompt, PromptConfig
 from pipeline.run import Point, TaskRun, TextSide, draw_images
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import features_config
 
-from pipeline.features import SPLITS, TaskFeatures, renumber
+from pipeline.features import MOST_WORKERS, SPLITS, TaskFeatures, renumber
 
 
 @pytest.mark.parametrize("classes", [[0, 1, 2], [7, 3], [5]])
@@ -47,3 +48,12 @@ def test_nothing_selected_is_empty(features: TaskFeatures) -> None:
     keep, label_N = renumber(torch.tensor([3, 4]), [])
     assert not keep.any()
     assert not len(label_N)
+
+
+def test_settings_of_workers_and_bad_images() -> None:
+    assert features_config(workers=3).n_workers == 3
+    assert 1 <= features_config(workers="auto").n_workers <= MOST_WORKERS
+    assert features_config().on_bad_image == "strict"
+    for wrong in ({"workers": -1}, {"workers": "all"}, {"on_bad_image": "ignore"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            features_config(**wrong)

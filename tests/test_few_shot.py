@@ -6,7 +6,7 @@ import random
 import pytest
 from reference import sample_shots, sample_train_and_val
 
-from pipeline.few_shot import draw_shots, draw_train_val, split_base_new
+from pipeline.few_shot import Draws, draw_shots, draw_train_val, split_base_new
 
 
 @pytest.mark.parametrize("n_classes", range(1, 12))
@@ -43,3 +43,10 @@ def test_validation_continues_the_stream_of_train(shots: int, seed: int) -> None
     for label in set(val_labels):
         wanted = min(shots, 4, val_labels.count(label))
         assert sum(val_labels[i] == label for i in val) == wanted
+
+
+@pytest.mark.parametrize("seeds", [(), (3,), (1, 2, 1)])
+def test_the_union_of_draws_is_what_some_seed_draws(seeds: tuple[int, ...]) -> None:
+    labels = random.Random(11).choices(range(5), k=60)
+    found = Draws(seeds, (4,)).union(labels)
+    assert found == sorted({i for seed in seeds for i in sample_shots(labels, 4, seed)})

@@ -3,10 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from reference import sample_shots
 
 from pipeline.features import SPLITS
+from pipeline.few_shot import Draws
 from pipeline.manifest import TEST_ONLY, Manifest, check_manifest, load_manifest, save_manifest
 
 
@@ -43,7 +46,9 @@ def test_every_problem_is_listed_at_once() -> None:
     frame = rows(*entries)
     frame.at[0, "image"] = {"bytes": None, "path": "/nowhere/a.png"}
     frame.at[1, "image"] = {"bytes": None, "path": None}
-    with pytest.raises(ValueError, match="task toy: 9 problem") as caught:
+    frame.at[2, "image"] = {"bytes": b"", "path": "empty.png"}
+    frame.at[3, "image"] = {"bytes": None, "path": "/"}
+    with pytest.raises(ValueError, match="task toy: 11 problem") as caught:
         check_manifest(Manifest("toy", "a {}.", frame))
     for problem in (
         "split ['dev']: allowed are ['train', 'val', 'test']",
@@ -55,6 +60,8 @@ def test_every_problem_is_listed_at_once() -> None:
         "class ' ' has no test image",
         "image /nowhere/a.png: no such file",
         "image None: no such file",
+        "image empty.png: 0 bytes",
+        "image /: no such file",
     ):
         assert problem in str(caught.value)
 
@@ -84,7 +91,11 @@ def test_round_trip(manifest: Manifest, tmp_path: Path) -> None:
     loaded = load_manifest(path)
     assert (loaded.name, loaded.template) == (manifest.name, manifest.template)
     assert (loaded.splits, loaded.notes) == (SPLITS, {"source": "emoji"})
-    pd.testing.assert_frame_equal(loaded.rows, manifest.rows)
+    assert loaded.images.equals(manifest.images)
+    assert loaded.rows["image"].tolist() == manifest.rows["image"].tolist()
+    pd.testing.assert_frame_equal(
+        loaded.rows.drop(columns="image"), manifest.rows.drop(columns="image")
+    )
     light = load_manifest(path, with_images=False)
     assert "image" not in light.rows
     assert light.class_names == manifest.class_names
@@ -128,6 +139,27 @@ def test_paths_are_kept_below_the_root_and_opened_under_any(tmp_path: Path) -> N
     assert loaded[-1] == {"bytes": b"x", "path": "cats/at-hand.png"}
     with pytest.raises(ValueError, match="8 problem"):
         save_manifest(here, manifest, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("shots", [1, 3, 100])
+def test_rows_are_chosen_by_the_draws_alone(manifest: Manifest, shots: int) -> None:
+    """All of validation and test, and what the public rule draws of training, for every seed."""
+    rows, seeds, without = manifest.rows, (1, 5), {0, 3, 44}
+    assert manifest.chosen_rows(None).tolist() == list(range(len(rows)))
+    pool = [i for i, split in enumerate(rows["split"]) if split == "train" and i not in without]
+    others = {i for i, split in enumerate(rows["split"]) if split != "train"} - without
+    labels = rows["label"].tolist()
+    drawn = {
+        pool[position]
+        for seed in seeds
+        for position in sample_shots([labels[i] for i in pool], shots, seed)
+    }
+    draws = Draws(seeds, (shots,))
+    assert manifest.chosen_rows(draws, without).tolist() == sorted(others | drawn)
+    if shots == 100:
+        assert manifest.chosen_rows(draws).tolist() == list(range(len(rows)))
+    n_train = len(set(manifest.chosen_rows(draws)) & set(np.flatnonzero(rows["split"] == "train")))
+    assert manifest.n_encodings(2, draws) == len(manifest.chosen_rows(draws)) + 2 * n_train
 
 
 def test_a_bad_manifest_is_not_written(manifest: Manifest, tmp_path: Path) -> None:

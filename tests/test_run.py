@@ -10,12 +10,14 @@ from reference import sample_shots
 from torch.nn import functional as F
 
 from pipeline.features import TaskFeatures
+from pipeline.few_shot import Draws
 from pipeline.prompts import PromptConfig, merge
 from pipeline.run import Point, TaskRun, TextSide, draw_images, measure_prompts
 
 TRAIN = train_config(6, rounds=2)
 PROMPT = PromptConfig(init="a photo of a", rank=2, bits=2, n_ctx=4)
 SEEDS = [1, 2, 3]
+PER_IMAGE = ("features_NE", "row_N", "label_N", "split_N", "domain_N")
 POINTS = [Point(PROMPT, 0.1, seed) for seed in SEEDS]
 
 
@@ -113,3 +115,25 @@ def test_all_names_that_do_not_fit_are_named(text: TextSide) -> None:
     with pytest.raises(ValueError, match=r"n_ctx 4.*24\n.*'long': 19 .* 18\n.*'longer': 30"):
         long.check_names(4)
     text.check_names(4)
+
+
+def test_images_that_no_draw_gives_are_not_needed(text: TextSide, features: TaskFeatures) -> None:
+    """The same shots, losses and accuracies; a draw that was not foreseen is an error."""
+    drawn_T = torch.tensor(Draws(SEEDS[:2], (2,)).union(features.training_labels))
+    kept_N = torch.cat([drawn_T, (features.split_N != 0).nonzero()[:, 0]])
+    assert len(drawn_T) < len(features.training_labels)
+    index_T = torch.full_like(features.train_index_T, -1)
+    index_T[drawn_T] = torch.arange(len(drawn_T))
+    rows = {name: getattr(features, name)[kept_N] for name in PER_IMAGE}
+    views_NVE = features.views_NVE[drawn_T]
+    part = replace(features, **rows, views_NVE=views_NVE, train_index_T=index_T)
+    runs = [build(text, found, points=POINTS[:2]) for found in (features, part)]
+    for name in ("views_XVE", "label_X", "index_SN"):
+        assert torch.equal(*(getattr(run.fit.data, name) for run in runs))
+    assert runs[0].fit.run_round() == runs[1].fit.run_round()
+    measured = [run.measure("test", [0, 1, 2, 3], features.domains) for run in runs]
+    assert measured[0] == measured[1]
+    with pytest.raises(ValueError, match=r"task toy: \d of 8 images that seed 3 draws for 2 shots"):
+        build(text, part)
+    with pytest.raises(ValueError, match="draws for 3 shots are not encoded; .* set sweep.shots"):
+        build(text, part, points=POINTS[:2], shots=3)
