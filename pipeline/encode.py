@@ -6,7 +6,7 @@ V crops, H = W pixels, E joint embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -108,14 +108,14 @@ def bad_title(manifest: Manifest, bad: dict[int, str]) -> str:
     )
 
 
-def check_classes(manifest: Manifest, bad: Iterable[int]) -> None:
+def check_classes(manifest: Manifest, bad: Collection[int]) -> None:
     """Refuse to leave out all images of a class.
 
     Raises:
         ValueError: naming every class that has no image left in a split.
     """
     rows, names = manifest.rows, manifest.class_names
-    left = rows.drop(index=rows.index[list(bad)])
+    left = rows.iloc[manifest.chosen_rows(None, bad)]
     problems = [
         f"class {names[label]!r} has no {split} image left"
         for split in SPLITS
