@@ -147,7 +147,15 @@ def test_the_data_are_described_by_where_shots_come_from(features: TaskFeatures)
     assert (found.fewest, found.most) == (5, 5)
     split_N = features.split_N.clone()
     split_N[0] = SPLITS.index("test")  # a training image less of class 5
-    one = replace(features, split_N=split_N, domain_N=features.domain_N * 0, domains=("all",))
+    one = replace(
+        features,
+        split_N=split_N,
+        domain_N=features.domain_N * 0,
+        domains=("all",),
+        views_NVE=features.views_NVE[1:],
+        train_label_T=features.train_label_T[1:],
+        train_index_T=features.train_index_T[:-1],
+    )
     found = describe_data(one)
     assert (found.shot_domains, found.held_out_domains) == (["all"], [])
     assert (found.fewest, found.most) == (4, 5)
