@@ -87,7 +87,7 @@ def summary(results: dict[str, Any], tasks: list[str]) -> list[str]:
     rows = ["| method | schedule | base | new |", "|---|---|---:|---:|"]
     for method in METHODS:
         done = measured(results, tasks, method)
-        for stride in (None, *STRIDES):
+        for stride in (None, *STRIDES) if done else ():
             found = [results[Unit(task, method, stride).key] for task in done]
             cells = []
             for side in SIDES:
@@ -105,7 +105,10 @@ def draw(results: dict[str, Any], tasks: list[str]) -> Any:
     mpl.rcParams["svg.hashsalt"] = "loqua"
     figure, axes = plt.subplots(1, len(METHODS), figsize=(11, 3.6), sharey=True, squeeze=False)
     for axis, method in zip(axes[0], METHODS, strict=True):
-        done = measured(results, tasks, method)
+        axis.set(xscale="log", title=method, xlabel="steps, as a share of CoOp's schedule")
+        axis.spines[["top", "right"]].set_visible(False)
+        if not (done := measured(results, tasks, method)):
+            continue
         coop = [results[Unit(task, method, None).key] for task in done]
         for side in SIDES:
             shares = [point["step"] / coop[0]["n_steps"] for point in coop[0]["curve"]]
@@ -127,10 +130,8 @@ def draw(results: dict[str, Any], tasks: list[str]) -> Any:
                 label=f"{side}, fast",
             )
             axis.axhline(curve[-1], color=COLOURS[side], lw=0.6, ls=":")
-        axis.set(xscale="log", title=method, xlabel="steps, as a share of CoOp's schedule")
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("test accuracy (%), mean over tasks")
-    axes[0][-1].legend(frameon=False, fontsize=8)
+    axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
 
