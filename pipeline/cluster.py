@@ -25,20 +25,17 @@ ALLOCATOR = {
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Join the Ray cluster of this machine or of RAY_ADDRESS; start a local one if none is there.
+    """Join the cluster of RAY_ADDRESS, or the one that `ray start` put this machine into.
 
-    Ray writes its logs to its own folder; workers inherit the allocator's settings.
+    If there is neither, or RAY_ADDRESS is `local`, one is started for this process alone. Ray
+    writes its logs to its own folder; workers inherit the allocator's settings.
     """
-    runtime_env = {"env_vars": ALLOCATOR}
-    options: dict[str, Any] = {
-        "runtime_env": runtime_env,
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-    }
-    try:
-        ray.init(address="auto", **options)
-    except ConnectionError:
-        ray.init(address="local", include_dashboard=False, **options)
+    ray.init(
+        include_dashboard=False,  # of a cluster that is started
+        runtime_env={"env_vars": ALLOCATOR},
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["RAY_ADDRESS"] = "local"  # tests do not join the cluster that a user may have started
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
