@@ -21,6 +21,7 @@ from pydantic import Field, RootModel, model_validator
 
 from pipeline.config import Config
 from pipeline.selection import TrialRecord
+from pipeline.validation import Validation
 
 Value = bool | int | float | str
 STARTUP_TRIALS = 8
@@ -92,6 +93,8 @@ class SweepConfig(Config):
     tasks: list[str] = Field(min_length=1)
     shots: int = Field(ge=1)
     seeds: list[int] = Field(min_length=1)
+    validation: Validation = "all"
+    """All validation images, or those that the public rule draws; see `validation_rows`."""
     n_trials: int = Field(ge=1)
     objective: Literal["pareto", "score"] = "pareto"
     """Score and bytes, with every trial run to its end; or score alone, where trials that fall
