@@ -104,7 +104,8 @@ class SweepConfig(Config):
     cpus_per_trial: float = Field(gt=0)
     gpus_per_trial: float = Field(ge=0)
     max_failures: int = Field(ge=0)
-    """How often a trial whose worker died, or that raised, goes on from its last checkpoint."""
+    """How often in a row a round may fail, by an error or with its worker or node, before its trial
+    does; the trial goes on from its last round."""
     round_timeout_s: float = Field(default=0, ge=0)
     """Seconds after which a round counts as hanging, and its worker is ended; 0: never."""
 
