@@ -143,13 +143,12 @@ class Search:
         seed = config.sampler_seed + len(old)  # an old study must not get its own proposals again
         self.tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
         self.random = optuna.samplers.RandomSampler(seed=seed)
-        if not old:
-            for settings in config.first:
-                self.study.enqueue_trial(dict(settings))
+        for settings in config.first:  # again in an old study: its driver may have died here
+            self.study.enqueue_trial(dict(settings), skip_if_exists=True)
         for trial in old:
             if trial.state == TrialState.RUNNING:
+                self.study.enqueue_trial(trial.params)  # first: one too many is a repeat
                 self.study.tell(trial.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(trial.params)
 
     @property
     def _pareto(self) -> bool:

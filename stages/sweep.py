@@ -44,12 +44,13 @@ class Study:
 
 
 def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
-    """Name the study by everything that its trials depend on; more trials continue it."""
+    """Name the study by this checkout and all that trials depend on; more trials continue it."""
     depends = params.model_dump(
         mode="json", include={"method", "methods", "prompt", "train", "sweep"}
     )
     del depends["sweep"]["n_trials"]
-    name = "sweep-" + value_hash([depends, data_hash, fingerprint])[:12]
+    inputs = value_hash([depends, data_hash, fingerprint])[:12]
+    name = f"sweep-{inputs}-{artifacts.checkout_id()}"
     tags = {
         "git_commit": git_commit(),
         "data_hash": data_hash,
