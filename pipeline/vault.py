@@ -25,6 +25,7 @@ class Shelf:
     def begin(self, number: int) -> None:
         """Note that a round begins now."""
         self.begun[number] = time.monotonic()
+        self.places.pop(number, None)
 
     def keep(self, number: int, data: bytes) -> None:
         """Put a checkpoint in the place of the last one; the round is over."""
@@ -43,12 +44,11 @@ class Shelf:
     def hung(self, number: int, timeout_s: float) -> str | None:
         """Return where the trial's last round hung, "" if nobody could say it, None if it did not.
 
-        A round hung if it began longer than `timeout_s` ago and did not end.
+        A round hung if its worker said so, or if it began `timeout_s` ago and did not end.
         """
         begun = self.begun.get(number)
-        if begun is None or time.monotonic() - begun < timeout_s:
-            return None
-        return self.places.get(number, "")
+        late = begun is not None and time.monotonic() - begun >= timeout_s
+        return self.places.get(number, "" if late else None)
 
     def drop(self, number: int) -> None:
         """Forget a trial that ended."""
@@ -88,7 +88,7 @@ class Vault:
     def hung(self, number: int, timeout_s: float) -> str | None:
         """Return where the trial's last round hung, "" if nobody could say it, None if it did not.
 
-        A round hung if it began longer than `timeout_s` ago and did not end.
+        A round hung if its worker said so, or if it began `timeout_s` ago and did not end.
         """
         place: str | None = ray.get(self.shelf.hung.remote(number, timeout_s))
         return place

@@ -35,7 +35,10 @@ def test_a_round_hangs_if_it_began_long_ago_and_did_not_end() -> None:
     assert shelf.hung(1, 3600.0) is None, "it may yet end"
     assert shelf.hung(1, 0.0) == "", "nobody said where"
     shelf.hangs(1, "there")
-    assert shelf.hung(1, 0.0) == "there"
+    assert shelf.hung(1, 3600.0) == "there"
+    shelf.begin(1)
+    assert shelf.hung(1, 3600.0) is None, "another worker tries"
+    shelf.hangs(1, "there")
     shelf.keep(1, b"x")
     assert shelf.hung(1, 0.0) is None, "it ended"
     shelf.hangs(1, "there")

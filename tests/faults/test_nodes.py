@@ -1,5 +1,6 @@
 """A whole node dies: its trials go on elsewhere."""
 
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 from projects import wait_until
+from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from sweeps import faulty_resolve, sweep, sweep_config
 
@@ -19,6 +21,7 @@ from pipeline.search import Search
 from pipeline.trial import Trial
 from pipeline.worker import SweepJob
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 pytestmark = pytest.mark.faults
 N_TRIALS = 8
 
