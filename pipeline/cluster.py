@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,16 +32,34 @@ def cluster() -> Iterator[None]:
     If there is neither, or RAY_ADDRESS is `local`, one is started for this process alone. Ray
     writes its logs to its own folder; workers inherit the allocator's settings.
     """
-    ray.init(
-        include_dashboard=False,  # of a cluster that is started
-        runtime_env={"env_vars": ALLOCATOR},
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    with own_sigterm():
+        ray.init(
+            include_dashboard=False,  # of a cluster that is started
+            runtime_env={"env_vars": ALLOCATOR},
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, which `ray.init` replaces by `sys.exit(15)`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt(signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def cluster_resources() -> str:

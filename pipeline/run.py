@@ -272,9 +272,14 @@ def measure_on(
         rows: for each prompt, positions in `features.features_NE`; images of other classes are
             left out.
         classes: to tell apart.
+
+    Raises:
+        ArithmeticError: if a class embedding is not finite; the nearest class then means nothing.
     """
     names = text.pack([features.class_names[label] for label in classes], prompts[0].n_ctx)
     class_SKE = text.class_embeddings(prompts, names).cpu()
+    if not class_SKE.isfinite().all():
+        raise ArithmeticError("a class embedding is not finite")
     vision_SJMW = text.inputs(prompts).vision_JMW
     accuracies = []
     for place, (row_n, class_KE) in enumerate(zip(rows, class_SKE, strict=True)):
