@@ -18,9 +18,9 @@ from pipeline.features import FeaturesConfig
 from pipeline.pretrain import PretrainConfig
 from pipeline.prompts import PromptConfig
 from pipeline.protocols import ProtocolConfig, check_protocol
-from pipeline.search import SweepConfig, Value
 from pipeline.selection import EvaluateConfig
 from pipeline.sources import PrepareConfig
+from pipeline.space import SweepConfig, Value
 from pipeline.tracking import TrackingConfig
 from pipeline.train import TrainConfig
 
