@@ -48,6 +48,25 @@ def draw_train_val(
     return train, draw_shots(val_labels, min(shots, VAL_SHOTS), rng)
 
 
+def draw_train_rest(
+    train_labels: Sequence[int], shots: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Draw a seed's training images, and validation images from what it leaves of them.
+
+    For data sets without validation images, such as ImageNet, whose published test images must
+    not choose anything. Train is drawn as by `draw_train_val`; the same stream goes on.
+
+    Returns:
+        Positions in `train_labels`, both; they share none. A class whose images are all drawn to
+        train has no validation image.
+    """
+    rng = random.Random(seed)
+    train = draw_shots(train_labels, shots, rng)
+    rest = sorted(set(range(len(train_labels))) - set(train))
+    found = draw_shots([train_labels[i] for i in rest], min(shots, VAL_SHOTS), rng)
+    return train, [rest[i] for i in found]
+
+
 def draw_shots(labels: Sequence[int], shots: int, rng: random.Random) -> list[int]:
     """Draw up to `shots` images of every class, the public rule of CoOp's code.
 
@@ -75,16 +94,23 @@ class Draws:
     Attributes:
         seeds: of all draws.
         shots: images per class; every seed draws each of these numbers.
+        validated: (seed, shots) of those that are also measured on validation images.
     """
 
     seeds: Sequence[int]
     shots: Sequence[int]
+    validated: Sequence[tuple[int, int]] = ()
 
-    def union(self, labels: Sequence[int]) -> list[int]:
-        """Return every position that some seed draws, ascending; see `draw_shots`."""
-        drawn = (
+    def union(self, labels: Sequence[int], has_val: bool = True) -> list[int]:
+        """Return every position that some seed draws, ascending; see `draw_shots`.
+
+        Without validation images (`has_val`) these are drawn too; see `draw_train_rest`.
+        """
+        drawn = [
             draw_shots(labels, shots, random.Random(seed))
             for seed in self.seeds
             for shots in self.shots
-        )
+        ]
+        if not has_val:
+            drawn += [draw_train_rest(labels, shots, seed)[1] for seed, shots in self.validated]
         return sorted({position for positions in drawn for position in positions})

@@ -54,8 +54,8 @@ class Manifest:
         name: of the task.
         template: the zero-shot caption.
         rows: one per image.
-        splits: those that it has. Without `val` it cannot be swept; `TEST_ONLY` is a target of
-            transfer from another task.
+        splits: those that it has. Without `val`, a sweep takes training images that it does not
+            train on; `TEST_ONLY` is a target of transfer from another task.
         notes: how it came about, a JSON object; `comparable: false` where published numbers of
             the same name were measured on other images, with the `reason`.
     """
@@ -135,7 +135,8 @@ class Manifest:
         pool_T = np.flatnonzero(self.in_split("train") & usable)
         others = np.flatnonzero(~self.in_split("train") & usable)
         if draws is not None:
-            pool_T = pool_T[draws.union(self.rows["label"].to_numpy()[pool_T].tolist())]
+            labels = self.rows["label"].to_numpy()[pool_T].tolist()
+            pool_T = pool_T[draws.union(labels, has_val="val" in self.splits)]
         return np.sort(np.concatenate([pool_T, others]))
 
     def n_encodings(self, views: int, draws: Draws | None = None) -> int:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.coupled import Inputs, couple, stack
 from pipeline.errors import report_all
-from pipeline.features import TaskFeatures
+from pipeline.features import TaskFeatures, renumber
 from pipeline.few_shot import draw_shots
 from pipeline.images import encode_beside
 from pipeline.metrics import accuracy
@@ -23,6 +23,7 @@ from pipeline.prompts import Prompt, PromptConfig, init_tokens, merge
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.text_tower import TextTower
 from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet
+from pipeline.validation import Validation, validation_rows
 from pipeline.vision_tower import VisionTower
 from pipeline.whole_tower import AnyNames, Tower
 
@@ -146,7 +147,8 @@ class TaskRun:
             raise ValueError(
                 f"n_ctx and depth: found {found}; allowed: one of each for all that train together"
             )
-        self.text, self.features, (self.n_ctx, depth) = text, features, found[0]
+        self.text, self.features, self.shots = text, features, shots
+        self.n_ctx, depth = found[0]
         text.check_depth(depth)
         width = text.vision.width if depth and text.vision is not None else 0
         init_MD = text.init_MD(self.n_ctx)
@@ -171,6 +173,14 @@ class TaskRun:
         The stored form of the prompt is measured, since it is the one that is kept.
         """
         return measure_prompts(self.text, self.features, self.stored(), split, classes, domains)
+
+    def validate(self, classes: Sequence[int], rule: Validation) -> list[float]:
+        """Return each point's accuracy on the validation images of its seed; see `measure`."""
+        rows = [
+            validation_rows(self.features, self.shots, replica.seed, rule)
+            for replica in self.replicas
+        ]
+        return measure_on(self.text, self.features, self.stored(), rows, classes)
 
 
 def training_set(
@@ -242,16 +252,39 @@ def measure_prompts(
     domains: Sequence[str],
 ) -> list[float]:
     """Return the accuracy of each stored prompt on the images of `classes`, in [0, 1]."""
-    row_n, label_n = features.rows(split, classes, domains)
+    row_n, _ = features.rows(split, classes, domains)
+    return measure_on(text, features, prompts, [row_n] * len(prompts), classes)
+
+
+def measure_on(
+    text: TextSide,
+    features: TaskFeatures,
+    prompts: Sequence[StoredPrompt],
+    rows: Sequence[Tensor],
+    classes: Sequence[int],
+) -> list[float]:
+    """Return the accuracy of each stored prompt on its own images, in [0, 1].
+
+    Args:
+        text: the text side.
+        features: of the task.
+        prompts: of one kind.
+        rows: for each prompt, positions in `features.features_NE`; images of other classes are
+            left out.
+        classes: to tell apart.
+    """
     names = text.pack([features.class_names[label] for label in classes], prompts[0].n_ctx)
     class_SKE = text.class_embeddings(prompts, names).cpu()
-    image_SnE = features.features_NE[row_n].expand(len(prompts), -1, -1)
     vision_SJMW = text.inputs(prompts).vision_JMW
-    if vision_SJMW is not None:
-        assert text.vision is not None
-        assert features.pictures is not None, "prompts in the image tower need pictures"
-        image_SnE = encode_beside(text.vision, features.pictures, row_n, vision_SJMW)
-    return [
-        accuracy(image_nE, class_KE, label_n)
-        for image_nE, class_KE in zip(image_SnE, class_SKE, strict=True)
-    ]
+    accuracies = []
+    for place, (row_n, class_KE) in enumerate(zip(rows, class_SKE, strict=True)):
+        keep, label_n = renumber(features.label_N[row_n], classes)
+        if vision_SJMW is None:
+            image_nE = features.features_NE[row_n[keep]]
+        else:
+            assert text.vision is not None
+            assert features.pictures is not None, "prompts in the image tower need pictures"
+            own_SJMW = vision_SJMW[place : place + 1]
+            image_nE = encode_beside(text.vision, features.pictures, row_n[keep], own_SJMW)[0]
+        accuracies.append(accuracy(image_nE, class_KE, label_n))
+    return accuracies

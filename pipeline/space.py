@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, RootModel, model_validator
 
 from pipeline.config import Config
+from pipeline.validation import Validation
 
 Value = bool | int | float | str
 
@@ -95,6 +96,8 @@ class SweepConfig(Config):
     tasks: list[str] = Field(min_length=1)
     shots: int = Field(ge=1)
     seeds: list[int] = Field(min_length=1)
+    validation: Validation = "all"
+    """All validation images, or those that the public rule draws; see `validation_rows`."""
     n_trials: int | None = Field(ge=1)
     """null: the whole grid, with `sampler: grid` alone."""
     objective: Literal["pareto", "score"] = "pareto"

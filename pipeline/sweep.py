@@ -79,7 +79,10 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
         self.number, self.settings = new_config["number"], new_config["settings"]
         self.watch = hang_file(Path(new_config["folder"]), self.number).open("w")
         prompt, train = job.resolve(self.settings)
-        self.trial = Trial(job.text, job.tasks, prompt, train, job.sweep.shots, job.sweep.seeds)
+        sweep = job.sweep
+        self.trial = Trial(
+            job.text, job.tasks, prompt, train, sweep.shots, sweep.seeds, sweep.validation
+        )
         return True
 
     def step(self) -> dict[str, Any]:

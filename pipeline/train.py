@@ -155,7 +155,7 @@ class PromptFit:
             loss_S = self._losses(row_SB, view_SB)
             self.optimizer.zero_grad()
             if loss_S.requires_grad:  # rank 0 has nothing to train
-                loss_S.sum().backward()  # type: ignore[no-untyped-call]
+                loss_S.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             self.optimizer.step()
             total_S += loss_S.detach()
             self.step += 1

@@ -13,6 +13,7 @@ from pipeline.metrics import harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.run import Point, TaskRun, TextSide
 from pipeline.train import TrainConfig
+from pipeline.validation import Validation
 
 
 def check_splits(tasks: Sequence[TaskFeatures], wanted: Sequence[str]) -> None:
@@ -44,9 +45,10 @@ class Trial:
         train: TrainConfig,
         shots: int,
         seeds: Sequence[int],
+        validation: Validation = "all",
     ) -> None:
-        """Build the runs of all tasks."""
-        self.rounds = train.rounds
+        """Build the runs of all tasks; `validation` as in `validation_rows`."""
+        self.rounds, self.validation = train.rounds, validation
         self.history: list[dict[str, float]] = []
         self.tasks: dict[str, dict[str, float]] = {}
         self.seconds = 0.0
@@ -85,9 +87,8 @@ class Trial:
         """Return validation accuracy on trained and pseudo-new classes, per task."""
         result = {}
         for run, (trained, pseudo_new) in zip(self.runs, self.classes, strict=True):
-            domains = run.features.shot_domains
             result[run.features.name] = {
-                "base": mean(run.measure("val", trained, domains)),
-                "new": mean(run.measure("val", pseudo_new, domains)),
+                "base": mean(run.validate(trained, self.validation)),
+                "new": mean(run.validate(pseudo_new, self.validation)),
             }
         return result

@@ -27,7 +27,11 @@ def main() -> None:
     manifest = load_manifest(path, root=params.prepare.root)
     backbone = load_backbone(params.backbone)
     shots = {params.sweep.shots, *chain(*(p.shots or [] for p in params.protocols.values()))}
-    draws = Draws(sorted({*params.sweep.seeds, *params.evaluate.seeds}), sorted(shots))
+    draws = Draws(
+        seeds=sorted({*params.sweep.seeds, *params.evaluate.seeds}),
+        shots=sorted(shots),
+        validated=[(seed, params.sweep.shots) for seed in params.sweep.seeds],
+    )
     total = manifest.n_encodings(params.features.views, draws)
     shards = artifacts.shards_path(task)
     with tqdm(total=total, desc=task, unit="image", unit_scale=True) as bar:

@@ -34,6 +34,7 @@ from pipeline.selection import (
 from pipeline.sweep import SweepJob, run_sweep
 from pipeline.tracking import Tracker
 from pipeline.trial import check_splits
+from pipeline.validation import check_validation
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -80,7 +81,9 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
                 f"{artifacts.features_path(task.name)}: made by another backbone "
                 f"than {params.backbone.name}; run `dvc repro features`"
             )
-    check_splits(tasks, ("train", "val"))
+    check_splits(tasks, ("train",))
+    sweep = params.sweep
+    check_validation(tasks, sweep.shots, sweep.seeds, sweep.validation)
     names = [name for task in tasks for name in task.class_names]
     depth = deepest(params)
     text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)

@@ -118,7 +118,7 @@ def test_full_rank_is_coop_step_by_step(backbone: Backbone, kg_weight: float) ->
         losses.append(loss_S.item())
         return loss_S
 
-    fit._losses = watched  # type: ignore[method-assign]
+    fit._losses = watched  # type: ignore[method-assign]  # looks on
     fit.optimizer.register_step_post_hook(
         lambda *_: contexts.append(fit.contexts()[0].detach().clone())
     )
@@ -330,7 +330,7 @@ def test_a_gpu_gives_the_same_numbers_and_is_not_waited_for(
         mode("error")
         return losses_of(*batch)
 
-    fit._losses = watched  # type: ignore[method-assign]
+    fit._losses = watched  # type: ignore[method-assign]  # looks on
     fit.optimizer.register_step_post_hook(lambda *_: mode("default"))
     try:
         found = fit.run_round()
