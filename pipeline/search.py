@@ -129,8 +129,8 @@ class Search:
 
         Args:
             accept: takes settings, returns why they are not feasible, or None. Proposals that
-                are not feasible, or were tried before, are told to the study as failed; those of
-                a grid are passed over.
+                are not feasible, or were tried before, are passed over and not written; queued
+                configurations are told to the study as failed, with the reason.
         """
         rejected = 0
         while self.n_given_out < self.n_trials:
@@ -144,9 +144,11 @@ class Search:
                 return None
             reason = self._lacks(settings) or accept(settings) or self._repeats(settings)
             if reason is None:
-                number = self._start(queued, settings)
-                return number, dict(settings)
-            self._reject(queued, settings, reason)
+                return self._start(queued, settings), dict(settings)
+            if queued:
+                self._refuse(queued[0], reason)
+            elif self.grid is None:
+                self.proposals.reject()
             rejected += 1
         return None
 
@@ -171,36 +173,26 @@ class Search:
                 value = axis.to_internal_repr(settings[name])
                 self._storage.set_trial_param(trial_id, name, value, axis)
         else:
-            number, trial_id = self._add(settings, TrialState.RUNNING, {})
+            trial = create_trial(
+                state=TrialState.RUNNING, params=settings, distributions=self.space
+            )
+            trial_id = self._storage.create_new_trial(self._study_id, trial)
+            number = self._storage.get_trial_number_from_id(trial_id)
         self.proposals.accept(number, settings)
         self.running[number] = trial_id
         self._tried[self._key(settings)] = number
         return number
 
-    def _reject(self, queued: tuple[int, Settings] | None, settings: Settings, why: str) -> None:
-        """Write settings that are not tried into the storage, unless a grid has them."""
-        if queued:
-            trial_id = self._begin_queued(queued[0])
-            self._storage.set_trial_user_attr(trial_id, "rejected", why)
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        elif self.grid is None:
-            self._add(settings, TrialState.FAIL, {"rejected": why})
-            self.proposals.reject()
+    def _refuse(self, number: int, reason: str) -> None:
+        """Write into the storage that a queued configuration is not tried, and why."""
+        trial_id = self._begin_queued(number)
+        self._storage.set_trial_user_attr(trial_id, "rejected", reason)
+        self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def _begin_queued(self, number: int) -> int:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         return trial_id
-
-    def _add(
-        self, settings: Settings, state: TrialState, attributes: dict[str, Any]
-    ) -> tuple[int, int]:
-        """Write a whole trial at once; return its number and its id in the storage."""
-        trial = create_trial(
-            state=state, params=settings, distributions=self.space, user_attrs=attributes
-        )
-        trial_id = self._storage.create_new_trial(self._study_id, trial)
-        return self._storage.get_trial_number_from_id(trial_id), trial_id
 
     def tell(self, number: int, record: TrialRecord) -> None:
         """Keep a finished trial."""

@@ -53,7 +53,8 @@ def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
     depends = params.model_dump(
         mode="json", include={"method", "methods", "prompt", "train", "sweep"}
     )
-    del depends["sweep"]["n_trials"]
+    for name in ("n_trials", "preset"):  # a preset is what it stands for
+        del depends["sweep"][name]
     name = "sweep-" + value_hash([depends, data_hash, fingerprint])[:12]
     tags = {
         "git_commit": git_commit(),
@@ -61,6 +62,7 @@ def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
         "backbone": fingerprint,
         "seeds": str(params.sweep.seeds),
         "sampler_seed": str(params.sweep.sampler_seed),
+        "preset": params.sweep.preset,
     }
     tags |= {f"version.{package}": found for package, found in versions().items()}
     return Study(name, flatten(depends), tags)
@@ -116,13 +118,13 @@ def main() -> None:
         tracker.run(study.name, study.name, study.tags) as parent,
     ):
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
-        tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
+        tracker.log(parent, study.params, tags={"n_trials": str(search.n_trials)})
         logged = tracker.logged_trials(parent)
         for records, status in ((search.finished(), "FINISHED"), (search.pruned(), "KILLED")):
             for record in records:
                 if f"{study.name}/{record.number}" not in logged:
                     tracker.log_trial(parent, study.name, record, study.tags, status)
-        if search.n_given_out < params.sweep.n_trials:
+        if search.n_given_out < search.n_trials:
             run_trials(search, job, Progress(search, study, tracker, parent))
         records = search.finished()
         if not records:
@@ -145,15 +147,14 @@ class Progress:
     def on_finished(self, record: TrialRecord) -> None:
         """Record a trial and say how it did."""
         self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags)
-        records = self.search.finished()
-        done = len(records) + len(self.search.pruned())
-        best = choose_champion(records)
-        console.print(trial_line(record, done, self.search.n_trials, best))
+        search = self.search
+        done = search.n_finished + search.n_pruned
+        console.print(trial_line(record, done, search.n_trials, search.best))
 
     def on_pruned(self, record: TrialRecord) -> None:
         """Record a trial that was stopped early and say where."""
         self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags, "KILLED")
-        done = len(self.search.finished()) + len(self.search.pruned())
+        done = self.search.n_finished + self.search.n_pruned
         line = trial_line(record, done, self.search.n_trials, None)
         console.print(f"{line}  [dim]stopped in round {len(record.history)}[/dim]")
 
