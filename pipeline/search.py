@@ -79,12 +79,12 @@ class Search:
         self.proposals = Proposals(config, seed)
         self.grid = config.grid() if config.sampler == "grid" else None
         self._remember(old)
-        for settings in [] if old else config.first:
-            study.enqueue_trial(dict(settings))
+        for settings in config.first:  # again in an old study: its driver may have died here
+            study.enqueue_trial(dict(settings), skip_if_exists=True)
         for trial in old:
-            if trial.state == TrialState.RUNNING:
-                study.tell(trial.number, state=TrialState.FAIL)
+            if trial.state == TrialState.RUNNING:  # queued first: one too many is a repeat
                 study.enqueue_trial({**queued_settings(trial), **trial.params})
+                study.tell(trial.number, state=TrialState.FAIL)
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         self._queue = deque((trial.number, queued_settings(trial)) for trial in waiting)
 
