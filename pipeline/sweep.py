@@ -228,11 +228,32 @@ def run_sweep(search: Search, job: SweepJob, folder: Path, listener: Listener) -
         raise brake.error
 
 
+class InOrder:
+    """Chooses among the trials that have not ended; Ray's own way looks at all, at every event."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
+        """Return the first trial that waits, or that was paused."""
+        live = sorted(tune_controller.get_live_trials(), key=lambda one: one.config["number"])
+        for status in (RayTrial.PENDING, RayTrial.PAUSED):
+            for trial in live:
+                if trial.status == status:
+                    return trial
+        return None
+
+
+class PlainScheduler(InOrder, FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
+    """Every trial runs to its end."""
+
+
+class StoppingScheduler(InOrder, ASHAScheduler):  # type: ignore[misc]  # Ray is untyped
+    """Trials that fall behind are stopped."""
+
+
 def scheduler(config: SweepConfig) -> TrialScheduler:
     """Return what decides whether a trial goes on: ASHA, or that all do."""
     if config.objective == "pareto":
-        return FIFOScheduler()
-    return ASHAScheduler(
+        return PlainScheduler()
+    return StoppingScheduler(
         metric="score",
         mode="max",
         max_t=10**6,  # a trial knows its own end

@@ -25,7 +25,13 @@ from pipeline.params import (
 from pipeline.pictures import with_pictures
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
-from pipeline.selection import TrialRecord, choose_champion, choose_per_task, choose_winners
+from pipeline.selection import (
+    TrialRecord,
+    choose_champion,
+    choose_per_task,
+    choose_winners,
+    pareto_front,
+)
 from pipeline.sweep import run_sweep
 from pipeline.tracking import Tracker
 from pipeline.trial import check_splits
@@ -49,7 +55,8 @@ def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
     depends = params.model_dump(
         mode="json", include={"method", "methods", "prompt", "train", "sweep"}
     )
-    del depends["sweep"]["n_trials"]
+    for name in ("n_trials", "preset"):  # a preset is what it stands for
+        del depends["sweep"][name]
     inputs = value_hash([depends, data_hash, fingerprint])[:12]
     name = f"sweep-{inputs}-{artifacts.checkout_id()}"
     tags = {
@@ -58,6 +65,7 @@ def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
         "backbone": fingerprint,
         "seeds": str(params.sweep.seeds),
         "sampler_seed": str(params.sweep.sampler_seed),
+        "preset": params.sweep.preset,
     }
     tags |= {f"version.{package}": found for package, found in versions().items()}
     return Study(name, flatten(depends), tags)
@@ -117,13 +125,13 @@ def sweep(params: Params) -> None:
     job, study = load_job(params)
     with tracker.run(study.name, study.name, study.tags) as parent:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
-        tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
+        tracker.log(parent, study.params, tags={"n_trials": str(search.n_trials)})
         logged = tracker.logged_trials(parent)
         for records, status in ((search.finished(), "FINISHED"), (search.pruned(), "KILLED")):
             for record in records:
                 if f"{study.name}/{record.number}" not in logged:
                     tracker.log_trial(parent, study.name, record, study.tags, status)
-        if search.n_given_out < params.sweep.n_trials:
+        if search.n_given_out < search.n_trials:
             run_trials(search, job, Progress(search, study, tracker, parent))
         records = search.finished()
         if not records:
@@ -146,15 +154,14 @@ class Progress:
     def on_finished(self, record: TrialRecord) -> None:
         """Record a trial and say how it did."""
         self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags)
-        records = self.search.finished()
-        done = len(records) + len(self.search.pruned())
-        best = choose_champion(records)
-        console.print(trial_line(record, done, self.search.n_trials, best))
+        search = self.search
+        done = search.n_finished + search.n_pruned
+        console.print(trial_line(record, done, search.n_trials, search.best))
 
     def on_pruned(self, record: TrialRecord) -> None:
         """Record a trial that was stopped early and say where."""
         self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags, "KILLED")
-        done = len(self.search.finished()) + len(self.search.pruned())
+        done = self.search.n_finished + self.search.n_pruned
         line = trial_line(record, done, self.search.n_trials, None)
         console.print(f"{line}  [dim]stopped in round {len(record.history)}[/dim]")
 
@@ -198,7 +205,11 @@ def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord | N
 
 
 def save_results(params: Params, study: Study, records: list[TrialRecord]) -> None:
-    """Write all trials, the winners, and those that each task would have chosen."""
+    """Write all trials, the winners, the Pareto set, and what each task would have chosen.
+
+    The Pareto set has the finished trials that no other beats in score without being larger; of
+    exact ties the earliest. It goes from the smallest to the best, whatever the objective was.
+    """
     artifacts.save_json(
         artifacts.TRIALS,
         {"study": study.name, "tags": study.tags, "trials": [asdict(record) for record in records]},
@@ -215,6 +226,7 @@ def save_results(params: Params, study: Study, records: list[TrialRecord]) -> No
         {
             "study": study.name,
             "winners": {role: asdict(record) for role, record in winners.items()},
+            "pareto": [asdict(record) for record in pareto_front(records)],
             "per_task": {
                 role: {task: asdict(record) for task, record in own.items()}
                 for role, own in per_task.items()

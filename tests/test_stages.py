@@ -39,7 +39,8 @@ def test_dependencies_and_parameters_exist(stage: str) -> None:
     for name in STAGES[stage]["params"]:
         for source in ("emoji", "coop", "folder", "table"):
             value = params
-            for part in name.replace("${prepare.source}", source).split("."):
+            place = name.replace("${prepare.source}", source)
+            for part in place.replace("${sweep.preset}", params["sweep"]["preset"]).split("."):
                 value = value[part]
 
 
