@@ -140,9 +140,11 @@ class Tracker:
         except (SQLAlchemyError, OSError) as error:
             raise Away(self._words(error)) from error
 
-    def _words(self, error: Exception) -> str:
-        """Say an error in one short line, without passwords."""
-        text = str(error).replace(self.uri, self.place).split("\n")[0]
+    def _words(self, error: BaseException) -> str:
+        """Say what is at the root of an error in one short line, without passwords."""
+        while below := error.__cause__ or error.__context__:
+            error = below
+        text = str(error).replace(self.uri, self.place).split("\n")[0] or type(error).__name__
         return text if len(text) <= 200 else f"{text[:200]}..."
 
     def open_run(

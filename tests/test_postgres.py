@@ -4,6 +4,7 @@ import getpass
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from proxy import free_port
 from test_sweep_log import N_EPOCHS, nested, record, run_sweep
 
 from pipeline.postgres import find_binaries, own_cluster
-from pipeline.server import check_database, serve, wait_for
+from pipeline.server import check_database, wait_for
 from pipeline.tracking import Tracker, TrackingConfig, trial_metrics
+from stages.server import is_loopback, port_in_force
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +33,35 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def database(folder: Path) -> Iterator[str]:
-    with own_cluster(folder / "postgres") as uri:
-        yield uri
+def url(folder: Path) -> Iterator[str]:
+    """What `make mlflow-server` runs; it leaves nothing running."""
+    port = free_port()
+    settings = {
+        "MLFLOW_PORT": str(port),
+        "LOQUA_POSTGRES": str(folder / "postgres"),
+        "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "files"),
+    }
+    others = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stages.server", "--workers", "1"],
+            env={**others, **settings}, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}", process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(120)
+    assert process.returncode == 0
+    assert not (folder / "postgres/postmaster.pid").exists(), "the database was stopped"
 
 
 @pytest.fixture(scope="module")
-def url(folder: Path, database: str) -> Iterator[str]:
-    port = free_port()
-    with serve(
-        database, folder / "files", port, options=["--workers", "1"], log=folder / "log"
-    ) as process:
-        wait_for(f"http://127.0.0.1:{port}", process)
-        yield f"http://127.0.0.1:{port}"
+def database(url: str, folder: Path) -> str:
+    """The folder of the database's socket."""
+    assert url
+    return (folder / "postgres/postmaster.pid").read_text().splitlines()[4]
 
 
 @pytest.fixture
@@ -56,8 +74,7 @@ def tracker(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def query(database: str, text: str) -> str:
-    socket = database.partition("host=")[2]
-    command = [find_binaries() / "psql", "-h", socket, "-U", "loqua", "-tAc", text]
+    command = [find_binaries() / "psql", "-h", database, "-U", "loqua", "-tAc", text]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -101,8 +118,7 @@ def test_only_the_one_who_started_it_gets_in(database: str) -> None:
     assert query(database, "select current_user") == "loqua"
     if os.geteuid() != 0:
         pytest.skip("needs root, to come as somebody else")
-    socket = database.partition("host=")[2]
-    command = ["runuser", "-u", "postgres", "--", find_binaries() / "psql", "-h", socket]
+    command = ["runuser", "-u", "postgres", "--", find_binaries() / "psql", "-h", database]
     other = subprocess.run(
         [*command, "-U", "loqua", "-c", "select 1"], capture_output=True, text=True, check=False,
         cwd="/",
@@ -124,9 +140,7 @@ def test_pages_of_other_names_and_origins_are_refused(url: str) -> None:
     assert foreign.status_code == 403
 
 
-def test_cluster_in_use_is_refused_and_a_new_start_finds_its_data(
-    folder: Path, database: str
-) -> None:
+def test_database_in_use_is_refused(folder: Path, database: str) -> None:
     assert database
     with (
         pytest.raises(ValueError, match="another server on this database is running"),
@@ -140,6 +154,18 @@ def test_password_in_an_address_is_refused_and_not_repeated() -> None:
     with pytest.raises(ValueError, match="PGPASSFILE") as refused:
         check_database("postgresql://loqua:s3cret@db/loqua")
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "http"])
+def test_wrong_port_is_named(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PORT", port)
+    with pytest.raises(ValueError, match=f"MLFLOW_PORT: found '{port}'; allowed are 1 to 65535"):
+        port_in_force()
+
+
+def test_only_loopback_is_silent() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.3", "mlflow.example")))  # noqa: S104
 
 
 def test_unreachable_folder_is_named() -> None:
