@@ -28,7 +28,8 @@ from pipeline.provenance import git_commit, versions
 from pipeline.selection import TrialRecord
 from pipeline.server import serve, wait_for
 from pipeline.sweep_log import Tally, sweep_log
-from pipeline.tracking import Tracker, TrackingConfig, trial_metrics
+from pipeline.tracking import Tracker, TrackingConfig
+from pipeline.trial_run import trial_metrics
 
 RESULTS = Path("bench/tracking.json")
 STORES = ("sqlite", "server_sqlite", "server_postgresql")

@@ -26,6 +26,43 @@ QUIET = {
 }
 
 
+def shown(uri: str) -> str:
+    """Return an address without the name and password that may stand in it."""
+    who, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return uri.replace(f"{who}@", "", 1) if at else uri
+
+
+def check_server(uri: str) -> None:
+    """Refuse a tracking server that does not answer, before anything is computed.
+
+    Name, password and certificate are those that MLflow's client takes.
+
+    Raises:
+        ValueError: naming the address, without a password, and what was found.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    name = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure
+    try:
+        answer = requests.get(
+            f"{uri.rstrip('/')}/health",
+            auth=(name, password) if name and password else None,
+            verify=verify,
+            timeout=10,
+        )
+        found = "" if answer.ok else f"answers {answer.status_code} {answer.reason}"
+    except (requests.RequestException, OSError) as error:
+        found = f"does not answer ({type(error).__name__})"
+    if found:
+        raise ValueError(
+            f"tracking.uri: the MLflow server {shown(uri)} {found}; start it (make mlflow-server), "
+            "or set tracking.uri to null for a local file"
+        )
+
+
 def check_database(uri: str) -> str:
     """Refuse a password in an address: it would end up in histories, listings and logs.
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from pipeline.delivery import LIMIT, Away, Delivery, Refused
 from pipeline.selection import TrialRecord, choose_champion, choose_compact, pareto_front
-from pipeline.tracking import Tracker, trial_key
+from pipeline.tracking import Tracker
+from pipeline.trial_run import trial_key
 
 Ended = Mapping[str, list[TrialRecord]]
 """Trials that ended, by MLflow's word for how: FINISHED, or KILLED if stopped early."""

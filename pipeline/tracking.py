@@ -11,16 +11,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two requests per run
 
 import mlflow
-import requests
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -29,8 +26,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config import Config
 from pipeline.delivery import Away, Refused
-from pipeline.provenance import value_hash
 from pipeline.selection import TrialRecord
+from pipeline.server import check_server, shown
+from pipeline.trial_run import trial_key, trial_metrics, trial_name
 
 KEY = "loqua.key"
 ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -55,28 +53,12 @@ def tracking_uri(config: TrackingConfig, state: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or config.uri or local
 
 
-def shown(uri: str) -> str:
-    """Return an address without the name and password that may stand in it."""
-    host = urlsplit(uri).netloc.rpartition("@")
-    return uri.replace(f"{host[0]}@", "", 1) if host[1] else uri
-
-
-def check_server(uri: str) -> None:
-    """Refuse a tracking server that does not answer, before anything is computed.
-
-    Raises:
-        ValueError: naming the address.
-    """
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=10).raise_for_status()
-    except requests.RequestException as error:
-        raise ValueError(
-            f"tracking.uri: the MLflow server {shown(uri)} does not answer "
-            f"({type(error).__name__}); "
-            "start it, or set tracking.uri to null for a local file"
-        ) from None
+def root_of(error: BaseException) -> str:
+    """Say what is at the root of an error, in one short line."""
+    while below := error.__cause__ or error.__context__:
+        error = below
+    text = str(error).split("\n")[0] or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 class Tracker:
@@ -141,11 +123,7 @@ class Tracker:
             raise Away(self._words(error)) from error
 
     def _words(self, error: BaseException) -> str:
-        """Say what is at the root of an error in one short line, without passwords."""
-        while below := error.__cause__ or error.__context__:
-            error = below
-        text = str(error).replace(self.uri, self.place).split("\n")[0] or type(error).__name__
-        return text if len(text) <= 200 else f"{text[:200]}..."
+        return root_of(error).replace(self.uri, self.place)
 
     def open_run(
         self,
@@ -317,35 +295,3 @@ class Tracker:
                 break
         kept = {key: self._keep_best(runs) for key, runs in by_key.items() if key}
         return {key for key, run in kept.items() if run and run.info.status != "RUNNING"}
-
-
-def trial_key(study: str, record: TrialRecord) -> str:
-    """Return what tells a trial from all others, also from one of the same number long ago."""
-    return f"{study}/{value_hash(asdict(record))[:12]}/{record.number}"
-
-
-def trial_metrics(record: TrialRecord) -> list[tuple[str, float, int]]:
-    """Return what was measured: every round as a step, and the end's figures at the last one."""
-    last = len(record.history)
-    metrics = [
-        (name, value, step)
-        for step, measured in enumerate(record.history, start=1)
-        for name, value in measured.items()
-    ]
-    metrics += [("size_bytes", record.size_bytes, last), ("seconds", record.seconds, last)]
-    return metrics + [
-        (f"{task}/{name}", value, last)
-        for task, values in record.tasks.items()
-        for name, value in values.items()
-    ]
-
-
-def trial_name(settings: Mapping[str, Any], number: int) -> str:
-    """Return a run name that tells the settings, for instance `7: rank 1, bits 2`."""
-    parts = [
-        f"{key.rpartition('.')[2]} {value:.3g}"
-        if isinstance(value, float)
-        else f"{key.rpartition('.')[2]} {value}"
-        for key, value in settings.items()
-    ]
-    return f"{number}: {', '.join(parts)}"

@@ -8,7 +8,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.selection import TrialRecord
-from pipeline.tracking import Tracker, TrackingConfig, shown, tracking_uri, trial_key, trial_name
+from pipeline.server import shown
+from pipeline.tracking import Tracker, TrackingConfig, tracking_uri
+from pipeline.trial_run import trial_key, trial_name
 
 CONFIG = TrackingConfig(uri=None, experiment="loqua")
 
