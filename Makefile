@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help repro test test-faults check lint format bench bench-features bench-scale schedules ablations pretrain ui clean
+.PHONY: help repro test test-faults check lint format bench bench-features bench-scale bench-tracking schedules ablations pretrain ui mlflow-server clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ bench-features: $(READY) ## measure encoding from files into bench/features.json
 bench-scale: $(READY) ## measure the controller as trials grow into bench/scale.json (15 quiet minutes)
 	$(RUN) python -m bench.scale
 
+bench-tracking: $(READY) ## measure what recording a sweep costs into bench/tracking.json (ten minutes)
+	$(RUN) python -m bench.tracking
+
 schedules: $(READY) ## measure fast against CoOp's schedule into docs/schedules.md (hours; resumes)
 	$(RUN) dvc repro -q features
 	$(RUN) python -m bench.schedules
@@ -59,6 +62,9 @@ pretrain: $(READY) ## rebuild the embedded backbone from its drawings (about 40 
 
 ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
 	$(RUN) python -m stages.ui
+
+mlflow-server: $(READY) ## serve runs and models from PostgreSQL on http://127.0.0.1:5000 (docs/tracking.md)
+	$(RUN) python -m stages.server $(OPTIONS)
 
 clean: ## remove everything that the pipeline made, the environment excepted
 	rm -rf $(filter-out artifacts/pretrain,$(wildcard artifacts/*)) .dvc/cache .dvc/tmp

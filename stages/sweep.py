@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
@@ -25,14 +26,9 @@ from pipeline.params import (
 from pipeline.pictures import with_pictures
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
-from pipeline.selection import (
-    TrialRecord,
-    choose_champion,
-    choose_per_task,
-    choose_winners,
-    pareto_front,
-)
+from pipeline.selection import TrialRecord, choose_per_task, choose_winners, pareto_front
 from pipeline.sweep import run_sweep
+from pipeline.sweep_log import Ended, SweepLog, Tally, sweep_log
 from pipeline.tracking import Tracker
 from pipeline.trial import check_splits
 from pipeline.validation import check_validation
@@ -123,51 +119,66 @@ def sweep(params: Params) -> None:
     """Go on with the study that these parameters name, to its end."""
     tracker = Tracker(params.tracking, artifacts.STATE)
     job, study = load_job(params)
-    with tracker.run(study.name, study.name, study.tags) as parent:
+    with sweep_log(tracker, study.name, study.tags, say) as log:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
-        tracker.log(parent, study.params, tags={"n_trials": str(search.n_trials)})
-        logged = tracker.logged_trials(parent)
-        for records, status in ((search.finished(), "FINISHED"), (search.pruned(), "KILLED")):
-            for record in records:
-                if f"{study.name}/{record.number}" not in logged:
-                    tracker.log_trial(parent, study.name, record, study.tags, status)
+        log.begin(study.params, search.n_trials, ended(search))
+        tally = Tally(params.evaluate.compact_within, 0, search.n_pruned, search.n_failed)
+        for record in search.finished():
+            tally.add(record)
         if search.n_given_out < search.n_trials:
-            run_trials(search, job, Progress(search, study, tracker, parent))
+            run_trials(search, job, Progress(search.n_trials, log, tally))
         records = search.finished()
         if not records:
             raise ValueError(f"all {search.n_failed} trials failed; see the errors above")
         save_results(params, study, records)
-        best = choose_champion(records)
-        values = {"score": best.score, "size_bytes": best.size_bytes, "trials": len(records)}
-        tracker.log(parent, metrics=[(name, value, 0) for name, value in values.items()])
+        log.progress(tally)
+        log.complete(ended(search), params.tracking.patience_s)
+
+
+def ended(search: Search) -> Ended:
+    """Return the study's trials by MLflow's word for how they ended."""
+    return {"FINISHED": search.finished(), "KILLED": search.pruned()}
+
+
+def say(line: str) -> None:
+    """Tell of the tracking server."""
+    console.print(f"[yellow]tracking: {escape(line)}[/yellow]")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Records every trial in MLflow and prints a line for it."""
+    """Counts every trial, tells the tracking server and prints a line for it."""
 
-    search: Search
-    study: Study
-    tracker: Tracker
-    parent: str
+    n_trials: int
+    log: SweepLog
+    tally: Tally
 
     def on_finished(self, record: TrialRecord) -> None:
         """Record a trial and say how it did."""
-        self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags)
-        search = self.search
-        done = search.n_finished + search.n_pruned
-        console.print(trial_line(record, done, search.n_trials, search.best))
+        self.tally.add(record)
+        self._tell(record, "FINISHED")
+        console.print(trial_line(record, self._done, self.n_trials, self.tally.best))
 
     def on_pruned(self, record: TrialRecord) -> None:
         """Record a trial that was stopped early and say where."""
-        self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags, "KILLED")
-        done = self.search.n_finished + self.search.n_pruned
-        line = trial_line(record, done, self.search.n_trials, None)
+        self.tally.pruned += 1
+        self._tell(record, "KILLED")
+        line = trial_line(record, self._done, self.n_trials, None)
         console.print(f"{line}  [dim]stopped in round {len(record.history)}[/dim]")
 
     def on_failed(self, number: int, error: str) -> None:
         """Say what went wrong."""
+        self.tally.failed += 1
+        self.log.progress(self.tally)
         console.print(f"[red]trial {number} failed: {error}[/red]")
+
+    @property
+    def _done(self) -> int:
+        return self.tally.finished + self.tally.pruned
+
+    def _tell(self, record: TrialRecord, status: str) -> None:
+        self.log.trial(record, status)
+        self.log.progress(self.tally)
 
 
 def run_trials(search: Search, job: SweepJob, progress: Progress) -> None:
