@@ -29,7 +29,7 @@ from ray.tune.search import Searcher
 from pipeline.checkpoint import load_trial, save_trial
 from pipeline.features import TaskFeatures
 from pipeline.prompts import PromptConfig
-from pipeline.run import TextSide
+from pipeline.run import TextSide, usable_device
 from pipeline.search import Search, SweepConfig
 from pipeline.selection import TrialRecord
 from pipeline.train import TrainConfig
@@ -68,8 +68,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
     def setup(self, config: dict[str, Any], job: SweepJob) -> None:
         """Keep the shared job and begin the first trial."""
         torch.set_num_threads(max(1, int(job.sweep.cpus_per_trial)))
-        device = torch.device("cuda" if job.sweep.gpus_per_trial else "cpu")
-        job.text.to(device)
+        job.text.to(usable_device(job.sweep.gpus_per_trial))
         self.job = job
         self.reset_config(config)
 
