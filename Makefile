@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+CLUSTER ?= cluster/machines.yaml
+STAGES ?= evaluate
 
-.PHONY: help repro test check lint format bench bench-features schedules ablations pretrain ui clean
+.PHONY: help environment repro test test-cluster check lint format bench bench-features schedules \
+  ablations pretrain ui cluster-up cluster-submit cluster-send cluster-fetch cluster-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -15,11 +18,16 @@ $(READY): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
+environment: $(READY) ## set up .venv and nothing else
+
 repro: $(READY) ## run the whole pipeline (what changed of it)
 	$(RUN) dvc repro
 
 test: $(READY) ## run the tests
 	$(RUN) pytest
+
+test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
+	$(RUN) pytest -m cluster tests/cluster
 
 lint: $(READY) ## check style and types
 	$(RUN) ruff check .
@@ -53,6 +61,21 @@ pretrain: $(READY) ## rebuild the embedded backbone from its drawings (about 40 
 
 ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
 	$(RUN) python -m stages.ui
+
+cluster-up: $(READY) ## start the machines of CLUSTER=cluster/machines.yaml
+	$(RUN) python -m stages.cluster up $(CLUSTER)
+
+cluster-submit: $(READY) ## run STAGES=evaluate on them; what they make comes back
+	$(RUN) python -m stages.cluster submit $(CLUSTER) $(STAGES)
+
+cluster-send: $(READY) ## send the project alone, for `ray job submit` (docs/cluster.md)
+	$(RUN) python -m stages.cluster send $(CLUSTER)
+
+cluster-fetch: $(READY) ## bring back what a run left there that went on without you
+	$(RUN) python -m stages.cluster fetch $(CLUSTER)
+
+cluster-down: $(READY) ## stop them
+	$(RUN) python -m stages.cluster down $(CLUSTER)
 
 clean: ## remove everything that the pipeline made, the environment excepted
 	rm -rf $(filter-out artifacts/pretrain,$(wildcard artifacts/*)) .dvc/cache .dvc/tmp
