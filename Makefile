@@ -6,7 +6,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CLUSTER ?= cluster/machines.yaml
 STAGES ?= evaluate
 
-.PHONY: help environment repro test test-cluster check lint format bench bench-features schedules \
+.PHONY: help environment repro test test-cluster test-faults check lint format bench bench-features schedules \
   ablations pretrain ui cluster-up cluster-submit cluster-send cluster-fetch cluster-down clean
 
 help: ## list the targets
@@ -28,6 +28,9 @@ test: $(READY) ## run the tests
 
 test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
 	$(RUN) pytest -m cluster tests/cluster
+
+test-faults: $(READY) ## kill workers, nodes and drivers, fill disks, interrupt: all for real
+	$(RUN) pytest -m faults
 
 lint: $(READY) ## check style and types
 	$(RUN) ruff check .

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
@@ -104,6 +105,17 @@ def load_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not readable ({error}); `dvc repro` makes it anew") from None
+
+
+def checkout_id() -> str:
+    """Return what tells this copy of the project from others; made with the first sweep.
+
+    Two copies that use one tracking server are two sweeps there.
+    """
+    path = STATE / "checkout.txt"
+    if not path.exists():
+        write_atomic(path, lambda temporary: temporary.write_text(secrets.token_hex(3)))
+    return path.read_text()
 
 
 def clear_folder(path: Path) -> Path:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,10 +42,11 @@ def cluster() -> Iterator[None]:
         ValueError: if RAY_ADDRESS is malformed, or the cluster does not answer.
     """
     address = known_address()
-    if address is None:
-        start_local()
-    else:
-        join(address)
+    with own_sigterm():
+        if address is None:
+            start_local()
+        else:
+            join(address)
     try:
         yield
     finally:
@@ -107,6 +110,23 @@ def join(address: str) -> None:
             f"the Ray cluster {address} (from {source}) does not let us in: {error}; "
             "start it again, or set RAY_ADDRESS to local"
         ) from None
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, which `ray.init` replaces by `sys.exit(15)`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt(signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def cluster_resources() -> str:

@@ -255,10 +255,16 @@ def measure_prompts(
     classes: Sequence[int],
     domains: Sequence[str],
 ) -> list[float]:
-    """Return the accuracy of each stored prompt on the images of `classes`, in [0, 1]."""
+    """Return the accuracy of each stored prompt on the images of `classes`, in [0, 1].
+
+    Raises:
+        ArithmeticError: if a class embedding is not finite; the nearest class then means nothing.
+    """
     row_n, label_n = features.rows(split, classes, domains)
     names = text.pack([features.class_names[label] for label in classes], prompts[0].n_ctx)
     class_SKE = text.class_embeddings(prompts, names).cpu()
+    if not class_SKE.isfinite().all():
+        raise ArithmeticError("a class embedding is not finite")
     image_SnE = features.features_NE[row_n].expand(len(prompts), -1, -1)
     vision_SJMW = text.inputs(prompts).vision_JMW
     if vision_SJMW is not None:

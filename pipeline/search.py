@@ -104,7 +104,8 @@ class SweepConfig(Config):
     cpus_per_trial: float = Field(gt=0)
     gpus_per_trial: float = Field(ge=0)
     max_failures: int = Field(ge=0)
-    """How often a trial whose worker died, or that raised, goes on from its last checkpoint."""
+    """How often in a row a round may fail, by an error or with its worker or node, before its trial
+    does; the trial goes on from its last round."""
     round_timeout_s: float = Field(default=0, ge=0)
     """Seconds after which a round counts as hanging, and its worker is ended; 0: never."""
 
@@ -142,13 +143,12 @@ class Search:
         seed = config.sampler_seed + len(old)  # an old study must not get its own proposals again
         self.tpe = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
         self.random = optuna.samplers.RandomSampler(seed=seed)
-        if not old:
-            for settings in config.first:
-                self.study.enqueue_trial(dict(settings))
+        for settings in config.first:  # again in an old study: its driver may have died here
+            self.study.enqueue_trial(dict(settings), skip_if_exists=True)
         for trial in old:
             if trial.state == TrialState.RUNNING:
+                self.study.enqueue_trial(trial.params)  # first: one too many is a repeat
                 self.study.tell(trial.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(trial.params)
 
     @property
     def _pareto(self) -> bool:

@@ -141,7 +141,7 @@ class PromptFit:
         losses are read after it.
 
         Raises:
-            ArithmeticError: if a loss is not finite.
+            ArithmeticError: if a loss, or what was learned, is not finite.
         """
         self.round += 1
         last = self.n_steps * self.round // self.config.rounds
@@ -161,7 +161,13 @@ class PromptFit:
             self.step += 1
         losses = (total_S / len(row_TSB)).tolist()
         if not all(math.isfinite(loss) for loss in losses):
-            raise ArithmeticError(f"the loss is not finite in round {self.round}: {losses}")
+            raise ArithmeticError(f"the loss is not finite: {losses}")
+        for replica in self.replicas:
+            for name, value in replica.prompt.named_parameters():
+                if not value.isfinite().all():
+                    raise ArithmeticError(
+                        f"the prompt is not finite: {name} of seed {replica.seed}"
+                    )
         return losses
 
     def contexts(self) -> Tensor:

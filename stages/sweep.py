@@ -9,6 +9,7 @@ from rich.console import Console
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.cluster import cluster, cluster_resources
+from pipeline.disk import check_writable
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
 from pipeline.manifest import load_manifest
@@ -25,9 +26,10 @@ from pipeline.pictures import with_pictures
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
 from pipeline.selection import TrialRecord, choose_champion, choose_per_task, choose_winners
-from pipeline.sweep import SweepJob, run_sweep
+from pipeline.sweep import run_sweep
 from pipeline.tracking import Tracker
 from pipeline.trial import check_splits
+from pipeline.worker import SweepJob
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -42,12 +44,13 @@ class Study:
 
 
 def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
-    """Name the study by everything that its trials depend on; more trials continue it."""
+    """Name the study by this checkout and all that trials depend on; more trials continue it."""
     depends = params.model_dump(
         mode="json", include={"method", "methods", "prompt", "train", "sweep"}
     )
     del depends["sweep"]["n_trials"]
-    name = "sweep-" + value_hash([depends, data_hash, fingerprint])[:12]
+    inputs = value_hash([depends, data_hash, fingerprint])[:12]
+    name = f"sweep-{inputs}-{artifacts.checkout_id()}"
     tags = {
         "git_commit": git_commit(),
         "data_hash": data_hash,
@@ -100,12 +103,16 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
 def main() -> None:
     """Run the stage."""
     params = load_params()
+    check_writable(artifacts.STATE, artifacts.TRIALS.parent)
+    with exclusive(artifacts.STATE / "sweep.lock", "another sweep"):
+        sweep(params)
+
+
+def sweep(params: Params) -> None:
+    """Go on with the study that these parameters name, to its end."""
     tracker = Tracker(params.tracking, artifacts.STATE)
     job, study = load_job(params)
-    with (
-        exclusive(artifacts.STATE / "sweep.lock", "another sweep"),
-        tracker.run(study.name, study.name, study.tags) as parent,
-    ):
+    with tracker.run(study.name, study.name, study.tags) as parent:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
         logged = tracker.logged_trials(parent)

@@ -246,7 +246,22 @@ def test_coop_counts_the_shots(tower: TextTower, shots: int, n_steps: int) -> No
 def test_a_loss_that_is_not_finite_is_an_error(tower: TextTower) -> None:
     fit = start(tower, [(1, 16, 0.1, 1)], train_config())
     fit.data.views_XVE.fill_(float("nan"))
-    with pytest.raises(ArithmeticError, match="round 1"):
+    with pytest.raises(ArithmeticError, match="the loss is not finite"):
+        fit.run_round()
+
+
+def test_a_prompt_that_the_last_step_spoiled_is_an_error(tower: TextTower) -> None:
+    fit = start(tower, [(1, 16, 0.1, 1), (1, 16, 0.1, 2)], train_config())
+    step = fit.optimizer.step
+
+    def spoil() -> None:
+        step()
+        with torch.no_grad():
+            next(iter(fit.replicas[1].prompt.parameters())).view(-1)[0] = float("inf")
+
+    fit.optimizer.step = spoil  # type: ignore[method-assign, assignment]  # of this optimizer
+    fit.n_steps = fit.config.rounds  # one step a round: its loss is still finite
+    with pytest.raises(ArithmeticError, match="the prompt is not finite: .* of seed 2"):
         fit.run_round()
 
 
