@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+CLUSTER ?= cluster/machines.yaml
+STAGES ?= evaluate
 
-.PHONY: help repro test test-faults check lint format bench bench-features bench-scale bench-tracking schedules ablations pretrain ui mlflow-server clean
+.PHONY: help environment repro test test-cluster test-faults check lint format \
+  bench bench-features bench-scale bench-tracking schedules ablations pretrain \
+  ui mlflow-server cluster-up cluster-submit cluster-send cluster-fetch cluster-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -15,11 +19,16 @@ $(READY): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
+environment: $(READY) ## set up .venv and nothing else
+
 repro: $(READY) ## run the whole pipeline (what changed of it)
 	$(RUN) dvc repro
 
 test: $(READY) ## run the tests
 	$(RUN) pytest
+
+test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
+	$(RUN) pytest -m cluster tests/cluster
 
 test-faults: $(READY) ## kill workers, nodes and drivers, fill disks, interrupt: all for real
 	$(RUN) pytest -m faults
@@ -65,6 +74,21 @@ ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
 
 mlflow-server: $(READY) ## serve runs and models from PostgreSQL on http://127.0.0.1:5000 (docs/tracking.md)
 	$(RUN) python -m stages.server $(OPTIONS)
+
+cluster-up: $(READY) ## start the machines of CLUSTER=cluster/machines.yaml
+	$(RUN) python -m stages.cluster up $(CLUSTER)
+
+cluster-submit: $(READY) ## run STAGES=evaluate on them; what they make comes back
+	$(RUN) python -m stages.cluster submit $(CLUSTER) $(STAGES)
+
+cluster-send: $(READY) ## send the project alone, for `ray job submit` (docs/cluster.md)
+	$(RUN) python -m stages.cluster send $(CLUSTER)
+
+cluster-fetch: $(READY) ## bring back what a run left there that went on without you
+	$(RUN) python -m stages.cluster fetch $(CLUSTER)
+
+cluster-down: $(READY) ## stop them
+	$(RUN) python -m stages.cluster down $(CLUSTER)
 
 clean: ## remove everything that the pipeline made, the environment excepted
 	rm -rf $(filter-out artifacts/pretrain,$(wildcard artifacts/*)) .dvc/cache .dvc/tmp

@@ -32,6 +32,8 @@ WINNERS = ROOT / "sweep" / "winners.json"
 STATE = ROOT / "state"
 """What must survive between runs and belongs to no stage: the study, the tracking database, and
 features of a task that is not encoded to its end."""
+CLUSTER = ROOT / "cluster"
+"""What was last seen of the state on a cluster's head."""
 EVALUATION = ROOT / "evaluate"
 RESULTS = EVALUATION / "results.json"
 REGISTERED = ROOT / "register" / "models.json"

@@ -16,7 +16,7 @@ from pipeline.features import TaskFeatures
 from pipeline.metrics import accuracy, harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.protocols import ProtocolConfig, held_out_domains, targets, trained_classes
-from pipeline.run import Point, TaskRun, TextSide, measure_prompts
+from pipeline.run import Point, TaskRun, TextSide, measure_prompts, usable_device
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.train import TrainConfig
 
@@ -101,13 +101,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What all refits share; `device` is the workers'."""
+    """What all refits share; `gpus` is the share of a GPU that a worker is given."""
 
     text: TextSide
     tasks: dict[str, TaskFeatures]
     protocol: ProtocolConfig
     seeds: Sequence[int]
-    device: str = "cpu"
+    gpus: float = 0
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def describe_data(features: TaskFeatures) -> TaskData:
 
 def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredPrompt]]:
     """Train one configuration on a task, every seed, and test the stored prompts."""
-    job.text.to(job.device)
+    job.text.to(usable_device(job.gpus))
     features = job.tasks[fit.task]
     start = time.perf_counter()
     points = [Point(fit.prompt, fit.train.lr, seed) for seed in job.seeds]

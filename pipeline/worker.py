@@ -17,7 +17,7 @@ from ray import tune
 from pipeline.checkpoint import pack_trial, unpack_trial
 from pipeline.features import TaskFeatures
 from pipeline.prompts import PromptConfig
-from pipeline.run import TextSide
+from pipeline.run import TextSide, usable_device
 from pipeline.search import SweepConfig
 from pipeline.selection import TrialRecord
 from pipeline.train import TrainConfig
@@ -56,8 +56,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
     def setup(self, config: dict[str, Any], job: SweepJob, vault: Vault) -> None:
         """Keep what all trials share and take the first one."""
         torch.set_num_threads(max(1, int(job.sweep.cpus_per_trial)))
-        device = torch.device("cuda" if job.sweep.gpus_per_trial else "cpu")
-        job.text.to(device)
+        job.text.to(usable_device(job.sweep.gpus_per_trial))
         self.job, self.vault = job, vault
         self.reset_config(config)
 

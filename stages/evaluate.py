@@ -60,9 +60,9 @@ def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
             task: with_pictures(features, backbone, manifests[task], params.features)
             for task, features in tasks.items()
         }
-    device = "cuda" if params.sweep.gpus_per_trial else "cpu"
     protocol = params.protocols[params.protocol]
-    return EvaluationJob(text, tasks, protocol, params.evaluate.seeds, device)
+    gpus = params.sweep.gpus_per_trial
+    return EvaluationJob(text, tasks, protocol, params.evaluate.seeds, gpus)
 
 
 def main() -> None:
