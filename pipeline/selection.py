@@ -52,7 +52,10 @@ class TrialRecord:
 
 
 def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that no other beats in score without being larger, smallest first."""
+    """Return the trials that no other beats in score without being larger, smallest first.
+
+    Of trials that tie exactly in both, the one with the lowest number stays.
+    """
     front: list[TrialRecord] = []
     for trial in sorted(trials, key=lambda t: (t.size_bytes, -t.score, t.number)):
         if not front or trial.score > front[-1].score:

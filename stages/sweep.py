@@ -24,7 +24,13 @@ from pipeline.params import (
 from pipeline.pictures import with_pictures
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
-from pipeline.selection import TrialRecord, choose_champion, choose_per_task, choose_winners
+from pipeline.selection import (
+    TrialRecord,
+    choose_champion,
+    choose_per_task,
+    choose_winners,
+    pareto_front,
+)
 from pipeline.sweep import SweepJob, run_sweep
 from pipeline.tracking import Tracker
 from pipeline.trial import check_splits
@@ -188,7 +194,11 @@ def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord | N
 
 
 def save_results(params: Params, study: Study, records: list[TrialRecord]) -> None:
-    """Write all trials, the winners, and those that each task would have chosen."""
+    """Write all trials, the winners, the Pareto set, and what each task would have chosen.
+
+    The Pareto set has the finished trials that no other beats in score without being larger; of
+    exact ties the earliest. It goes from the smallest to the best, whatever the objective was.
+    """
     artifacts.save_json(
         artifacts.TRIALS,
         {"study": study.name, "tags": study.tags, "trials": [asdict(record) for record in records]},
@@ -205,6 +215,7 @@ def save_results(params: Params, study: Study, records: list[TrialRecord]) -> No
         {
             "study": study.name,
             "winners": {role: asdict(record) for role, record in winners.items()},
+            "pareto": [asdict(record) for record in pareto_front(records)],
             "per_task": {
                 role: {task: asdict(record) for task, record in own.items()}
                 for role, own in per_task.items()
