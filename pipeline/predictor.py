@@ -185,7 +185,7 @@ def load_prompts(paths: Mapping[str, Path], backbone: Backbone) -> Predictor:
         prompts[task], about = load_prompt(path, backbone.fingerprint)
         names = about.get("class_names") if isinstance(about, dict) else None
         is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        class_names[task] = names if is_list else []
+        class_names[task] = list(names or []) if is_list else []
     return Predictor(backbone, prompts, class_names)
 
 
