@@ -90,13 +90,14 @@ class TestRow:
 
 @dataclass(frozen=True)
 class Fit:
-    """One configuration to refit on one task."""
+    """One configuration to refit on one task, once for every seed."""
 
     method: str
     task: str
     shots: int
     prompt: PromptConfig
     train: TrainConfig
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,6 @@ class EvaluationJob:
     text: TextSide
     tasks: dict[str, TaskFeatures]
     protocol: ProtocolConfig
-    seeds: Sequence[int]
     gpus: float = 0
 
 
@@ -137,12 +137,12 @@ def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredP
     job.text.to(usable_device(job.gpus))
     features = job.tasks[fit.task]
     start = time.perf_counter()
-    points = [Point(fit.prompt, fit.train.lr, seed) for seed in job.seeds]
+    points = [Point(fit.prompt, fit.train.lr, seed) for seed in fit.seeds]
     classes = trained_classes(job.protocol, features)
     run = TaskRun(job.text, features, points, fit.train, classes, fit.shots)
     for _ in range(fit.train.rounds):
         run.fit.run_round()
-    seconds = (time.perf_counter() - start) / len(job.seeds)
+    seconds = (time.perf_counter() - start) / len(fit.seeds)
     prompts = run.stored()
     n_parameters = sum(p.numel() for p in run.replicas[0].prompt.parameters())
     found = []
@@ -164,7 +164,7 @@ def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredP
                 n_parameters,
                 seconds,
             )
-            for seed, value, prompt in zip(job.seeds, reached, prompts, strict=True)
+            for seed, value, prompt in zip(fit.seeds, reached, prompts, strict=True)
         ]
     return found, prompts
 

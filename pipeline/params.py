@@ -16,6 +16,7 @@ from pipeline.config import Config
 from pipeline.errors import report_all
 from pipeline.features import FeaturesConfig
 from pipeline.pretrain import PretrainConfig
+from pipeline.promotion import Policy
 from pipeline.prompts import PromptConfig
 from pipeline.protocols import ProtocolConfig, check_protocol
 from pipeline.selection import EvaluateConfig
@@ -32,9 +33,14 @@ TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class RegisterConfig(Config):
-    """How the winners are named in the registry."""
+    """How the Pareto winners are registered."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the registered model: one for each benchmark."""
+    promote: Policy
+    """When a new champion takes the alias: if it is not worse, always, or never."""
+    with_towers: bool
+    """Whether the towers travel with every version, or are named; the embedded ones always do."""
 
 
 class Params(Config):

@@ -22,6 +22,8 @@ class EvaluateConfig(Config):
     """Named methods that are refit and tested beside the winners, as params.yaml has them."""
     per_task: bool
     """Whether the winners of every task on its own are refit, too, beside the common ones."""
+    pareto: bool
+    """Whether the other trials of the Pareto front are refit, too, with the first seed alone."""
 
 
 @dataclass(frozen=True)
