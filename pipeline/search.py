@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, RootModel, model_validator
 
 from pipeline.config import Config
-from pipeline.selection import TrialRecord
+from pipeline.selection import FailedTrial, TrialRecord
 
 Value = bool | int | float | str
 STARTUP_TRIALS = 8
@@ -233,6 +233,16 @@ class Search:
     def pruned(self) -> list[TrialRecord]:
         """Return every trial that was stopped early, in order of number, as far as it got."""
         return self._records(TrialState.PRUNED)
+
+    def failed(self) -> list[FailedTrial]:
+        """Return every trial that failed while training, in order of number."""
+        return [
+            FailedTrial(
+                trial.number, dict(trial.params), trial.user_attrs["error"].strip().splitlines()[-1]
+            )
+            for trial in self._counted()
+            if "error" in trial.user_attrs
+        ]
 
     def _records(self, state: TrialState) -> list[TrialRecord]:
         return [

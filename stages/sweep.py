@@ -118,7 +118,7 @@ def main() -> None:
         records = search.finished()
         if not records:
             raise ValueError(f"all {search.n_failed} trials failed; see the errors above")
-        save_results(params, study, records)
+        save_results(params, study, search)
         best = choose_champion(records)
         values = {"score": best.score, "size_bytes": best.size_bytes, "trials": len(records)}
         tracker.log(parent, metrics=[(name, value, 0) for name, value in values.items()])
@@ -187,11 +187,22 @@ def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord | N
     )
 
 
-def save_results(params: Params, study: Study, records: list[TrialRecord]) -> None:
-    """Write all trials, the winners, and those that each task would have chosen."""
+def save_results(params: Params, study: Study, search: Search) -> None:
+    """Write all trials, the winners, and those that each task would have chosen.
+
+    `pruned` has the trials that were stopped early, as far as they got; `failed` those that have
+    no result. Winners are chosen among `trials` alone.
+    """
+    records = search.finished()
     artifacts.save_json(
         artifacts.TRIALS,
-        {"study": study.name, "tags": study.tags, "trials": [asdict(record) for record in records]},
+        {
+            "study": study.name,
+            "tags": study.tags,
+            "trials": [asdict(record) for record in records],
+            "pruned": [asdict(record) for record in search.pruned()],
+            "failed": [asdict(trial) for trial in search.failed()],
+        },
     )
     within = params.evaluate.compact_within
 
