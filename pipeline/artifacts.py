@@ -43,8 +43,8 @@ REPORT_PAGE = REPORT / "report.html"
 REPORT_TEXT = REPORT / "report.md"
 TABLES = REPORT / "tables"
 FIGURES = REPORT / "figures"
-TRIALS_PLOT = REPORT / "plots" / "trials.json"
-TASKS_PLOT = REPORT / "plots" / "tasks.json"
+PLOTS = REPORT / "plots"
+"""The rows behind the figures, for DVC."""
 
 
 def source_path(task: str) -> Path:

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.proposals import ENDED, Proposals, Settings, distributions
-from pipeline.selection import TrialRecord, choose_champion
+from pipeline.selection import FailedTrial, TrialRecord, choose_champion
 from pipeline.space import AshaConfig, Choice, Range, SweepConfig, Value
 
 __all__ = ["AshaConfig", "Choice", "Range", "Search", "SweepConfig", "Value"]
@@ -233,6 +233,15 @@ class Search:
     def pruned(self) -> list[TrialRecord]:
         """Read every trial that was stopped early, in order of number, as far as it got."""
         return self._records(TrialState.PRUNED)
+
+    def failed(self) -> list[FailedTrial]:
+        """Read every trial that failed while training, in order of number."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return [
+            FailedTrial(trial.number, dict(trial.params), error.strip().splitlines()[-1])
+            for trial in trials
+            if (error := trial.user_attrs.get("error"))
+        ]
 
     def _records(self, state: TrialState) -> list[TrialRecord]:
         trials = self.study.get_trials(deepcopy=False, states=(state,))

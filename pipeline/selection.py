@@ -53,6 +53,15 @@ class TrialRecord:
     seconds: float
 
 
+@dataclass(frozen=True)
+class FailedTrial:
+    """A trial that raised, hung or lost its worker too often; `reason` is the error's last line."""
+
+    number: int
+    settings: dict[str, Any]
+    reason: str
+
+
 def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the trials that no other beats in score without being larger, smallest first.
 

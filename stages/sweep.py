@@ -1,5 +1,6 @@
 """Search rank, bits, prompt length and learning rate; write every trial and the winners."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +27,13 @@ from pipeline.params import (
 from pipeline.pictures import with_pictures
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
-from pipeline.selection import TrialRecord, choose_per_task, choose_winners, pareto_front
+from pipeline.selection import (
+    FailedTrial,
+    TrialRecord,
+    choose_per_task,
+    choose_winners,
+    pareto_front,
+)
 from pipeline.sweep import run_sweep
 from pipeline.sweep_log import Ended, SweepLog, Tally, sweep_log
 from pipeline.tracking import Tracker
@@ -130,7 +137,7 @@ def sweep(params: Params) -> None:
         records = search.finished()
         if not records:
             raise ValueError(f"all {search.n_failed} trials failed; see the errors above")
-        save_results(params, study, records)
+        save_results(params, study, records, search.pruned(), search.failed())
         log.progress(tally)
         log.complete(ended(search), params.tracking.patience_s)
 
@@ -215,15 +222,29 @@ def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord | N
     )
 
 
-def save_results(params: Params, study: Study, records: list[TrialRecord]) -> None:
+def save_results(
+    params: Params,
+    study: Study,
+    records: list[TrialRecord],
+    pruned: Sequence[TrialRecord] = (),
+    failed: Sequence[FailedTrial] = (),
+) -> None:
     """Write all trials, the winners, the Pareto set, and what each task would have chosen.
 
-    The Pareto set has the finished trials that no other beats in score without being larger; of
-    exact ties the earliest. It goes from the smallest to the best, whatever the objective was.
+    `pruned` are the trials that were stopped early, as far as they got; `failed` those that have
+    no result. Winners are chosen among the finished `records` alone. The Pareto set has those
+    that no other beats in score without being larger; of exact ties the earliest. It goes from
+    the smallest to the best, whatever the objective was.
     """
     artifacts.save_json(
         artifacts.TRIALS,
-        {"study": study.name, "tags": study.tags, "trials": [asdict(record) for record in records]},
+        {
+            "study": study.name,
+            "tags": study.tags,
+            "trials": [asdict(record) for record in records],
+            "pruned": [asdict(record) for record in pruned],
+            "failed": [asdict(trial) for trial in failed],
+        },
     )
     within = params.evaluate.compact_within
 

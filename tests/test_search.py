@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline import search as search_module
 from pipeline.search import Search, SweepConfig
-from pipeline.selection import TrialRecord, choose_champion
+from pipeline.selection import FailedTrial, TrialRecord, choose_champion
 
 FIRST = {"prompt.rank": "full", "prompt.bits": 16, "train.lr": 0.1}
 
@@ -130,7 +130,8 @@ def test_failed_trials_count_and_are_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     search = Search(path, "toy", config())
     number, settings = search.ask(accept) or (0, {})
-    search.tell_failed(number, "the worker died")
+    search.tell_failed(number, "Traceback\nOSError: the worker died\n")
+    assert search.failed() == [FailedTrial(number, FIRST, "OSError: the worker died")]
     assert (search.n_failed, search.n_given_out) == (1, 1)
     resumed = Search(path, "toy", config())
     later = run(resumed, 100)
