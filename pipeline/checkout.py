@@ -34,6 +34,11 @@ def checkout(folder: Path | None = None) -> Path:
     return Path()
 
 
+def is_copy() -> bool:
+    """Return whether the current folder is such a copy."""
+    return checkout() != Path()
+
+
 def in_checkout(path: str) -> str:
     """Return where a relative path leads: here, or to the checkout if this is a copy without it."""
     return path if Path(path).exists() else str(checkout() / path)

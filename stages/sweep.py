@@ -1,13 +1,15 @@
 """Search rank, bits, prompt length and learning rate; write every trial and the winners."""
 
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from typing import Any
 
 from rich.console import Console
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
+from pipeline.checkout import is_copy
 from pipeline.cluster import cluster, cluster_resources
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
@@ -43,11 +45,17 @@ class Study:
 
 
 def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
-    """Name the study by everything that its trials depend on; more trials continue it."""
+    """Name the study by everything that its trials depend on; more trials continue it.
+
+    What the sweep searches is no part of it but by its axis: every trial sets its own value.
+    """
     depends = params.model_dump(
         mode="json", include={"method", "methods", "prompt", "train", "sweep"}
     )
     del depends["sweep"]["n_trials"]
+    for name in params.sweep.space:
+        *sections, key = name.split(".")
+        del reduce(getitem, sections, depends)[key]
     name = "sweep-" + value_hash([depends, data_hash, fingerprint])[:12]
     tags = {
         "git_commit": git_commit(),
@@ -106,9 +114,11 @@ def main() -> None:
     tracker = Tracker(params.tracking, artifacts.STATE)
     job, study = load_job(params)
     with (
-        exclusive(artifacts.STATE / "sweep.lock", "another sweep"),
+        exclusive(artifacts.STATE / "sweep.lock", "another sweep", wait=is_copy()),
         tracker.run(study.name, study.name, study.tags) as parent,
     ):
+        searched = ", ".join(params.sweep.space)
+        console.print(f"searched: {searched}; what params.yaml says beside the space is not used")
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
         logged = tracker.logged_trials(parent)
