@@ -2,13 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+DASHBOARD_PORT ?= 8080
+# Columns that `make compare` leaves out: files, other methods, the rest of the champion's numbers.
+UNCOMPARED := Created|Executor|(pipeline|stages|artifacts|data)/|(zero_shot|coop|compact)\.|.*(held_out|spread)|champion\.(base|new)$$
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CLUSTER ?= cluster/machines.yaml
 STAGES ?= evaluate
 
-.PHONY: help environment repro test test-cluster test-faults check lint format \
-  bench bench-features bench-scale bench-tracking schedules ablations pretrain \
-  ui mlflow-server cluster-up cluster-submit cluster-send cluster-fetch cluster-down clean
+.PHONY: help environment repro check test test-browser test-cluster test-experiments test-faults lint format \
+  bench bench-features bench-scale bench-serving bench-tracking schedules ablations pretrain ui dashboard compare \
+  mlflow-server cluster-up cluster-submit cluster-send cluster-fetch cluster-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +32,9 @@ test: $(READY) ## run the tests
 
 test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
 	$(RUN) pytest -m cluster tests/cluster
+
+test-experiments: $(READY) ## run DVC's experiments for real, queued and in place (minutes)
+	$(RUN) pytest -m experiments
 
 test-faults: $(READY) ## kill workers, nodes and drivers, fill disks, interrupt: all for real
 	$(RUN) pytest -m faults
@@ -71,6 +77,13 @@ pretrain: $(READY) ## rebuild the embedded backbone from its drawings (about 40 
 
 ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
 	$(RUN) python -m stages.ui
+
+dashboard: $(READY) ## open the studies in Optuna's dashboard (DASHBOARD_PORT, 8080)
+	@test -f artifacts/state/optuna.db || { echo "error: no study yet; make repro makes one" >&2; exit 1; }
+	$(RUN) optuna-dashboard --host 127.0.0.1 --port $(DASHBOARD_PORT) sqlite:///artifacts/state/optuna.db
+
+compare: $(READY) ## show DVC's experiments side by side: what was changed, and how the champion does
+	$(RUN) dvc exp show --no-pager --only-changed --drop '$(UNCOMPARED)'
 
 mlflow-server: $(READY) ## serve runs and models from PostgreSQL on http://127.0.0.1:5000 (docs/tracking.md)
 	$(RUN) python -m stages.server $(OPTIONS)

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from pipeline.checkout import checkout
 from pipeline.features import TaskFeatures
 
 ROOT = Path("artifacts")
@@ -29,9 +30,10 @@ MANIFESTS = ROOT / "prepare"
 FEATURES = ROOT / "features"
 TRIALS = ROOT / "sweep" / "trials.json"
 WINNERS = ROOT / "sweep" / "winners.json"
-STATE = ROOT / "state"
-"""What must survive between runs and belongs to no stage: the study, the tracking database, and
-features of a task that is not encoded to its end."""
+STATE = checkout() / ROOT / "state"
+"""What must survive between runs and belongs to no stage: the studies, the tracking database, and
+features of a task that is not encoded to its end. Experiments that DVC runs in a copy of the project
+use that of the checkout."""
 CLUSTER = ROOT / "cluster"
 """What was last seen of the state on a cluster's head."""
 EVALUATION = ROOT / "evaluate"
@@ -69,7 +71,7 @@ def features_path(task: str) -> Path:
 
 def shards_path(task: str) -> Path:
     """What is encoded of a task before all of it is; DVC empties outputs before it runs a stage."""
-    return STATE / "features" / task
+    return ROOT / "state" / "features" / task
 
 
 def prompt_path(role: str, task: str, seed: int) -> Path:

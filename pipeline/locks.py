@@ -9,16 +9,24 @@ from pathlib import Path
 
 
 @contextmanager
-def exclusive(path: Path, who: str) -> Iterator[None]:
+def exclusive(path: Path, who: str, wait: bool = False) -> Iterator[None]:
     """Hold a lock that the operating system drops when this process ends, however it ends.
 
+    Args:
+        path: of the lock; its folder is made.
+        who: holds it, for people.
+        wait: for somebody else to release it.
+
     Raises:
-        ValueError: if somebody else holds it.
+        ValueError: if somebody else holds it, and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"{path}: {who} is running; wait for it or stop it") from None
+            if not wait:
+                raise ValueError(f"{path}: {who} is running; wait for it or stop it") from None
+            print(f"{who} is running; waiting for its end", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.markup import escape
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
+from pipeline.checkout import is_copy
 from pipeline.cluster import cluster, cluster_resources
 from pipeline.disk import check_writable
 from pipeline.errors import run_stage
@@ -54,12 +56,18 @@ class Study:
 
 
 def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
-    """Name the study by this checkout and all that trials depend on; more trials continue it."""
+    """Name the study by this checkout and all that trials depend on; more trials continue it.
+
+    What the sweep searches is no part of it but by its axis: every trial sets its own value.
+    """
     depends = params.model_dump(
         mode="json", include={"method", "methods", "prompt", "train", "sweep"}
     )
     for name in ("n_trials", "preset"):  # a preset is what it stands for
         del depends["sweep"][name]
+    for name in params.sweep.space:
+        *sections, key = name.split(".")
+        del reduce(getitem, sections, depends)[key]
     inputs = value_hash([depends, data_hash, fingerprint])[:12]
     name = f"sweep-{inputs}-{artifacts.checkout_id()}"
     tags = {
@@ -118,7 +126,7 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     check_writable(artifacts.STATE, artifacts.TRIALS.parent)
-    with exclusive(artifacts.STATE / "sweep.lock", "another sweep"):
+    with exclusive(artifacts.STATE / "sweep.lock", "another sweep", wait=is_copy()):
         sweep(params)
 
 
@@ -126,6 +134,7 @@ def sweep(params: Params) -> None:
     """Go on with the study that these parameters name, to its end."""
     tracker = Tracker(params.tracking, artifacts.STATE)
     job, study = load_job(params)
+    console.print(f"searched: {', '.join(params.sweep.space)}; every trial sets its own values")
     with sweep_log(tracker, study.name, study.tags, say) as log:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         log.begin(study.params, search.n_trials, ended(search))

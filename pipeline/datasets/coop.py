@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from pipeline.checkout import DataRoot
 from pipeline.config import Config
 from pipeline.datasets.coop_download import DOWNLOADS, fetch, torchvision_download
 from pipeline.datasets.coop_splits import Splits, all_files, make_split
@@ -21,7 +22,7 @@ from pipeline.manifest import ONE_DOMAIN, Manifest, build_rows
 class CoopConfig(Config):
     """Where the benchmark's data lie."""
 
-    root: str = Field(min_length=1)
+    root: DataRoot
     """CoOp's `$DATA`: holds one folder per data set."""
     download: bool
     """Whether images that are missing are downloaded, where torchvision can do it."""

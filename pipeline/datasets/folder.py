@@ -42,7 +42,7 @@ def find(config: FolderConfig, tasks: Sequence[str]) -> dict[str, str]:
         f"{root}/<task>/<train, val or test>/<class>/*.jpg",
         problems,
     )
-    return {task: files_hash(files(root / task)) for task in tasks}
+    return {task: files_hash(files(root / task), root) for task in tasks}
 
 
 def build(config: FolderConfig, task: str) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from pipeline.checkout import DataRoot
 from pipeline.config import Config
 from pipeline.errors import report_all
 from pipeline.features import SPLITS
@@ -39,7 +41,7 @@ class Shares(Config):
 class OwnConfig(Config):
     """How own pictures become tasks, wherever they lie."""
 
-    root: str = Field(min_length=1)
+    root: DataRoot
     """The folder in which the tasks lie."""
     template: Template
     """The zero-shot caption."""
@@ -76,12 +78,15 @@ def spoken(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
-def files_hash(paths: Iterable[Path]) -> str:
-    """Return a hash of the names, sizes and times of files; their content is not read."""
+def files_hash(paths: Iterable[Path], root: Path) -> str:
+    """Return a hash of the names below `root`, sizes and times of files, wherever `root` lies.
+
+    Their content is not read.
+    """
     lines = []
     for path in paths:
-        status = path.stat()
-        lines.append(f"{path.as_posix()} {status.st_size} {status.st_mtime_ns}")
+        status, name = path.stat(), Path(os.path.relpath(path, root)).as_posix()
+        lines.append(f"{name} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 

@@ -48,7 +48,8 @@ def find(config: TableConfig, tasks: Sequence[str]) -> dict[str, str]:
         try:
             paths = [path for path, _ in find_parts(root, task)]
             named = [p for path in paths for p in image_paths(path, config.columns.image)]
-            hashes[task] = files_hash([*paths, *(path for path in named if path.is_file())])
+            there = [path for path in named if path.is_file()]
+            hashes[task] = files_hash([*paths, *there], root)
         except ValueError as error:
             problems.append(str(error))
     report_all(
