@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
-from pipeline.search import Choice, Range
+from pipeline.proposals import distributions
 from pipeline.selection import TrialRecord
+from pipeline.space import Choice, Range
 
 TOP = 0.25
 """The share of trials that counts as best."""
@@ -91,25 +93,26 @@ def ped_anova(
     Returns:
         For every scoring, each axis's divergence: 0 or more, in no unit.
     """
-    distributions = {}
+    wide: dict[str, Choice | Range] = {}
     for name, axis in space.items():
         tried = [own[name] for own in settings if name in own]
-        if isinstance(axis, Range) and tried:
+        if isinstance(axis, Range) and not axis.steps and tried:
             low, high = min(axis.low, *tried), max(axis.high, *tried)
-            distributions[name] = Range(low=low, high=high, log=axis.log).distribution()
+            wide[name] = Range(low=low, high=high, log=axis.log)
         elif tried:
-            distributions[name] = Choice(list(dict.fromkeys([*axis.ends, *tried]))).distribution()
+            wide[name] = Choice(list(dict.fromkeys([*axis.points, *tried])))
+    axes = distributions(wide)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     for own in settings:
-        known = {name: own[name] for name in distributions}
-        study.add_trial(
-            optuna.trial.create_trial(params=known, distributions=distributions, value=0.0)
-        )
+        known = {name: own[name] for name in axes}
+        study.add_trial(optuna.trial.create_trial(params=known, distributions=axes, value=0.0))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that it takes low targets as the best
-        return [
-            evaluator.evaluate(study, target=lambda trial, own=scores: -own[trial.number])
-            for scores in scores_SN
-        ]
+        return [evaluator.evaluate(study, target=negated(scores)) for scores in scores_SN]
+
+
+def negated(scores: Sequence[float]) -> Callable[[FrozenTrial], float]:
+    """Return a target that Optuna takes the lowest of as the best."""
+    return lambda trial: -scores[trial.number]

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 BACKSTOP_S = 30.0
 """Seconds after the limit until the process ends even if no Python can run in it."""
+STDERR = 2
+"""The process's own, whatever Python writes to."""
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def time_limit(seconds: float, report: Callable[[str], object]) -> Iterator[None
         return
     timer = threading.Timer(seconds, _end, (threading.get_ident(), report))
     timer.daemon = True
-    faulthandler.dump_traceback_later(seconds + BACKSTOP_S, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds + BACKSTOP_S, exit=True, file=STDERR)
     timer.start()
     try:
         yield
