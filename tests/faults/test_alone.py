@@ -1,6 +1,6 @@
 """Sweeps of one machine do not lean on each other's Ray."""
 
-from pathlib import Path
+import tempfile
 
 import psutil
 import pytest
@@ -21,14 +21,15 @@ with cluster():
 """
 
 
-def test_a_cluster_of_one_sweep_is_not_joined_by_another(tmp_path: Path) -> None:
-    environment = {"RAY_ADDRESS": "", "RAY_TMPDIR": str(tmp_path)}  # where nobody ran `ray start`
-    first = Running(REPOSITORY, "python", "-c", SCRIPT, "600", **environment)
-    first.wait_for("computed 42")
-    second = Running(REPOSITORY, "python", "-c", SCRIPT, "20", **environment)
-    second.wait_for("begun")
-    for process in psutil.Process(first.process.pid).children(recursive=True):
-        process.kill()
-    first.process.kill()
-    assert second.end() == 0, second.output
-    assert second.output.count("computed 42") == 20
+def test_a_cluster_of_one_sweep_is_not_joined_by_another() -> None:
+    with tempfile.TemporaryDirectory(prefix="r") as folder:  # its sockets' paths must be short
+        environment = {"RAY_ADDRESS": "", "RAY_TMPDIR": folder}  # where nobody ran `ray start`
+        first = Running(REPOSITORY, "python", "-c", SCRIPT, "600", **environment)
+        first.wait_for("computed 42")
+        second = Running(REPOSITORY, "python", "-c", SCRIPT, "20", **environment)
+        second.wait_for("begun")
+        for process in psutil.Process(first.process.pid).children(recursive=True):
+            process.kill()
+        first.process.kill()
+        assert second.end() == 0, second.output
+        assert second.output.count("computed 42") == 20
