@@ -1,9 +1,11 @@
 """Search rank, bits, prompt length and learning rate; write every trial and the winners."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from operator import getitem
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -208,7 +210,8 @@ def run_trials(search: Search, job: SweepJob, progress: Progress) -> None:
             f"sweep {search.name}: {search.n_given_out} of {search.n_trials} trials known; "
             f"{cluster_resources()}"
         )
-        run_sweep(search, job, artifacts.STATE / "ray", progress)
+        with tempfile.TemporaryDirectory(prefix="loqua-") as folder:
+            run_sweep(search, job, Path(folder), progress)
     if search.exhausted:
         console.print("every feasible configuration of the space was tried")
     elif search.running or search.n_given_out < search.n_trials:
