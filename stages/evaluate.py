@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
-from pipeline.cluster import cluster, map_parallel
+from pipeline.cluster import check_resources, cluster, map_parallel
 from pipeline.errors import run_stage
 from pipeline.evaluate import (
     ZERO_SHOT,
@@ -95,6 +95,7 @@ def main() -> None:
     artifacts.clear_folder(artifacts.EVALUATION)
     resources = params.sweep.cpus_per_trial, params.sweep.gpus_per_trial
     with cluster(), tqdm(total=len(fits), desc="evaluate", unit="fit") as bar:
+        check_resources(*resources)
         for index, (measured, prompts) in map_parallel(refit, fits, job, *resources):
             found += measured
             if fits[index].shots == max(shots):

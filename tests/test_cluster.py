@@ -83,15 +83,16 @@ def nodes() -> Iterator[Cluster]:
         initialize_head=True,
         head_node_args={"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20},
     )
-    for gpus in (0, 1):
-        started.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=100 * 2**20)
-    before = os.environ["RAY_ADDRESS"]
-    os.environ["RAY_ADDRESS"] = started.address
+    started.add_node(num_cpus=1, num_gpus=0, object_store_memory=100 * 2**20)
+    with pytest.MonkeyPatch.context() as declared:
+        declared.setenv("CUDA_VISIBLE_DEVICES", "0")  # Ray believes it, torch looks
+        started.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 * 2**20)
     try:
-        with cluster():
-            yield started
+        with pytest.MonkeyPatch.context() as known:
+            known.setenv("RAY_ADDRESS", started.address)
+            with cluster():
+                yield started
     finally:
-        os.environ["RAY_ADDRESS"] = before
         started.shutdown()
 
 
