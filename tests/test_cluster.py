@@ -1,7 +1,9 @@
 """Which cluster is joined, what it listens on, and trials on several real Ray nodes."""
 
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -79,9 +81,10 @@ def sweep_job(text: TextSide, features: TaskFeatures, folder: Path, **changes: A
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """Three Ray nodes of one CPU; the last declares a GPU. The driver has joined them."""
+    folder = tempfile.mkdtemp(prefix="lq-")  # its own: else all drivers of this machine join it
+    head = {"temp_dir": folder, "include_dashboard": False, "num_cpus": 1, "num_gpus": 0}
     started = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20},
+        initialize_head=True, head_node_args={**head, "object_store_memory": 100 * 2**20}
     )
     started.add_node(num_cpus=1, num_gpus=0, object_store_memory=100 * 2**20)
     with pytest.MonkeyPatch.context() as declared:
@@ -94,6 +97,7 @@ def nodes() -> Iterator[Cluster]:
                 yield started
     finally:
         started.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_trials_run_on_all_nodes_at_once(
