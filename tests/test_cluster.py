@@ -48,21 +48,30 @@ class Ended:
         self.on_failed = self.failed.__setitem__
 
 
+TRAIN = train_config(4, rounds=2)
 Configuration = tuple[PromptConfig, TrainConfig]
 
 
 def meeting(settings: dict[str, Any], folder: Path, guests: int) -> Configuration:
-    """Leave a note in every worker, then wait until so many workers have left one."""
+    """Let every worker leave a note and wait, in its first round, until so many have left one."""
     context = ray.get_runtime_context()
     if context.get_actor_id() is not None:
-        note = folder / str(os.getpid())
-        note.write_text(f"{context.get_node_id()} {ray.get_gpu_ids()}")
-        deadline = time.monotonic() + 300
-        while len(list(folder.iterdir())) < guests:
-            assert time.monotonic() < deadline, f"alone on {note.read_text()}"
-            time.sleep(0.05)
+        from pipeline.trial import Trial
+
+        plain, note = Trial.run_round, folder / str(os.getpid())
+
+        def meet(self: Trial) -> dict[str, float]:
+            note.write_text(f"{context.get_node_id()} {ray.get_gpu_ids()}")
+            deadline = time.monotonic() + 600
+            while len(list(folder.iterdir())) < guests:
+                assert time.monotonic() < deadline, f"alone on {note.read_text()}"
+                time.sleep(0.05)
+            Trial.run_round = plain  # type: ignore[method-assign]  # this worker's own
+            return plain(self)
+
+        Trial.run_round = meet  # type: ignore[method-assign]  # this worker's own
     prompt = PromptConfig(init="a photo of a", rank=1, bits=1, n_ctx=2)
-    return prompt, train_config(4, rounds=2).model_copy(update={"lr": settings["train.lr"]})
+    return prompt, TRAIN.model_copy(update={"lr": settings["train.lr"]})
 
 
 def sweep_job(text: TextSide, features: TaskFeatures, folder: Path, **changes: Any) -> SweepJob:

@@ -42,7 +42,7 @@ class Laptop:
         """Run a command in the project; return all that it printed."""
         done = subprocess.run(
             command, cwd=self.project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, text=True, check=False, timeout=900,
+            stdin=subprocess.DEVNULL, text=True, check=False, timeout=1800,
             env={**self.environment, **environment},
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stdout[-8000:]
@@ -99,8 +99,8 @@ def laptop(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Laptop:
     edit_params(
         project, tasks=["activities"], prepare__emoji__poses={"train": 2, "val": 1, "test": 1},
         features__views=1, features__workers=0, train__fast__stride=1000,
-        train__fast__min_steps=N_STEPS, train__rounds=6, sweep__tasks=["activities"], sweep__shots=4,
-        sweep__seeds=[1], sweep__n_trials=N_TRIALS, evaluate__seeds=[1],
+        train__fast__min_steps=N_STEPS, train__rounds=6, sweep__tasks=["activities"],
+        sweep__shots=4, sweep__seeds=[1], sweep__n_trials=N_TRIALS, evaluate__seeds=[1],
     )  # fmt: skip
     fill_in(project / "cluster" / "machines.yaml", hosts)
     (folder / "home").mkdir()
@@ -143,7 +143,7 @@ def running(hosts: Hosts, laptop: Laptop) -> Iterator[str]:
     """What `make cluster-up` printed; all hosts have joined."""
     try:
         printed = laptop.run("make", "cluster-up")
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while len(alive := [n for n in ask(hosts, "nodes") if n["state"] == "ALIVE"]) < 3:
             logs = hosts.ssh(hosts.hosts[0], "tail -n 60 /tmp/ray/session_latest/logs/monitor*")
             assert time.monotonic() < deadline, (alive, logs.stdout)
