@@ -231,7 +231,7 @@ def test_a_job_goes_on_without_us_and_is_fetched(
     laptop.run("make", "cluster-send")
     with tunnel(hosts, head) as address:
         job = ("ray", "job", "submit", "--address", address, "--")
-        command = ("python", "~/loqua/cluster/repro.py", "sweep")
+        command = ("python", "loqua/cluster/repro.py", "sweep")
         refused = laptop.run(*job, *command, check=False, RAY_AUTH_MODE="disabled")
         assert "Succeeded" not in refused
         assert "uthenticat" in refused or "nauthorized" in refused, refused
