@@ -14,7 +14,7 @@ from rich.markup import escape
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.checkout import is_copy
-from pipeline.cluster import cluster, cluster_resources
+from pipeline.cluster import check_resources, cluster, cluster_resources
 from pipeline.disk import check_writable
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
@@ -203,6 +203,7 @@ def run_trials(search: Search, job: SweepJob, progress: Progress) -> None:
     """Run what the study lacks, one line per finished trial.
 
     Raises:
+        ValueError: if no node can ever take a trial.
         KeyboardInterrupt: if the sweep was interrupted; finished trials are kept.
     """
     with cluster():
@@ -210,6 +211,9 @@ def run_trials(search: Search, job: SweepJob, progress: Progress) -> None:
             f"sweep {search.name}: {search.n_given_out} of {search.n_trials} trials known; "
             f"{cluster_resources()}"
         )
+        waits = check_resources(job.sweep.cpus_per_trial, job.sweep.gpus_per_trial)
+        if waits:
+            console.print(waits)
         with tempfile.TemporaryDirectory(prefix="loqua-") as folder:
             run_sweep(search, job, Path(folder), progress)
     if search.exhausted:
