@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help repro test check lint format bench bench-features schedules ablations pretrain ui clean
+.PHONY: help repro test check lint format bench bench-features bench-serving schedules ablations pretrain ui clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ bench: $(READY) ## measure speed and memory into bench/results.json (15 quiet mi
 
 bench-features: $(READY) ## measure encoding from files into bench/features.json (half an hour)
 	$(RUN) python -m bench.features
+
+bench-serving: $(READY) ## measure serving into bench/serving.json (ten quiet minutes)
+	$(RUN) python -m bench.serving
 
 schedules: $(READY) ## measure fast against CoOp's schedule into docs/schedules.md (hours; resumes)
 	$(RUN) dvc repro -q features
