@@ -37,8 +37,8 @@ from pipeline import artifacts
 from pipeline.backbone import Backbone, BackboneConfig, load_backbone, save_clip
 from pipeline.batch import predict_files
 from pipeline.packed_prompt import save_prompt
-from pipeline.prompts import Prompt, PromptConfig
 from pipeline.promotion import BENCHMARK
+from pipeline.prompts import Prompt, PromptConfig
 from pipeline.provenance import git_commit, versions
 from pipeline.registry import load_predictor, register
 from pipeline.release import Release
