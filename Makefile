@@ -60,6 +60,9 @@ bench-features: $(READY) ## measure encoding from files into bench/features.json
 bench-scale: $(READY) ## measure the controller as trials grow into bench/scale.json (15 quiet minutes)
 	$(RUN) python -m bench.scale
 
+bench-serving: $(READY) ## measure serving into bench/serving.json (ten quiet minutes)
+	$(RUN) python -m bench.serving
+
 bench-tracking: $(READY) ## measure what recording a sweep costs into bench/tracking.json (ten minutes)
 	$(RUN) python -m bench.tracking
 
