@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help repro test check lint format bench bench-features schedules ablations pretrain ui clean
+.PHONY: help repro test test-browser check lint format bench bench-features schedules ablations pretrain ui clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ repro: $(READY) ## run the whole pipeline (what changed of it)
 
 test: $(READY) ## run the tests
 	$(RUN) pytest
+
+test-browser: $(READY) ## look at the report and the MLflow UI with Chromium (pictures in artifacts/screenshots)
+	$(RUN) pytest -m browser tests/browser
 
 lint: $(READY) ## check style and types
 	$(RUN) ruff check .

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from pipeline.search import Choice, Range
 from pipeline.selection import TrialRecord
@@ -109,7 +110,9 @@ def ped_anova(
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that it takes low targets as the best
-        return [
-            evaluator.evaluate(study, target=lambda trial, own=scores: -own[trial.number])
-            for scores in scores_SN
-        ]
+        return [evaluator.evaluate(study, target=_negative(scores)) for scores in scores_SN]
+
+
+def _negative(scores: Sequence[float]) -> Callable[[FrozenTrial], float]:
+    """Return what Optuna is to keep low."""
+    return lambda trial: -scores[trial.number]

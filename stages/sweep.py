@@ -1,5 +1,6 @@
 """Search rank, bits, prompt length and learning rate; write every trial and the winners."""
 
+import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from pipeline.selection import TrialRecord, choose_champion, choose_per_task, ch
 from pipeline.sweep import SweepJob, run_sweep
 from pipeline.tracking import Tracker
 from pipeline.trial import check_splits
+from pipeline.views import describe_sweep
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -108,6 +110,8 @@ def main() -> None:
     ):
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
+        searched = {name: str(axis.model_dump()) for name, axis in params.sweep.space.items()}
+        describe_sweep(tracker, parent, study.name, searched, int(1000 * time.time()))
         logged = tracker.logged_trials(parent)
         for records, status in ((search.finished(), "FINISHED"), (search.pruned(), "KILLED")):
             for record in records:
