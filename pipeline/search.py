@@ -39,6 +39,11 @@ class Choice(RootModel[Annotated[list[Value], Field(min_length=1)]]):
         """Every value, for a check before the sweep."""
         return self.root
 
+    @property
+    def words(self) -> str:
+        """It, for people."""
+        return ", ".join(str(value) for value in self.root)
+
     def distribution(self) -> BaseDistribution:
         """Return it in Optuna's terms."""
         return CategoricalDistribution(self.root)
@@ -65,6 +70,11 @@ class Range(Config):
     def ends(self) -> list[Value]:
         """Both ends, for a check before the sweep."""
         return [self.low, self.high]
+
+    @property
+    def words(self) -> str:
+        """It, for people."""
+        return f"{self.low:g} to {self.high:g}{', log scale' if self.log else ''}"
 
     def distribution(self) -> BaseDistribution:
         """Return it in Optuna's terms."""

@@ -110,7 +110,7 @@ def main() -> None:
     ):
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
-        searched = {name: str(axis.model_dump()) for name, axis in params.sweep.space.items()}
+        searched = {name: axis.words for name, axis in params.sweep.space.items()}
         describe_sweep(tracker, parent, study.name, searched, int(1000 * time.time()))
         logged = tracker.logged_trials(parent)
         for records, status in ((search.finished(), "FINISHED"), (search.pruned(), "KILLED")):
