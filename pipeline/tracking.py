@@ -195,7 +195,7 @@ class Tracker:
             for task, values in record.tasks.items()
             for name, value in values.items()
         ]
-        self.log(run_id, record.settings, metrics)
+        self.log(run_id, record.settings | rank_word(record.settings), metrics)
         self.close_run(run_id, status)
 
     def logged_trials(self, parent: str) -> set[str]:
@@ -218,3 +218,12 @@ def trial_name(settings: Mapping[str, Any], number: int) -> str:
         for key, value in settings.items()
     ]
     return f"{number}: {', '.join(parts)}"
+
+
+def rank_word(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the rank as a word that is never a number: `rank 1`, `full`.
+
+    MLflow's parallel coordinates lose `full` on an axis whose other values are numbers.
+    """
+    rank = settings.get("prompt.rank")
+    return {} if rank is None else {"rank": rank if isinstance(rank, str) else f"rank {rank}"}

@@ -15,15 +15,18 @@ from pipeline.tracking import Tracker
 
 TAG = "mlflow.sharedViewState."
 NOTE = "mlflow.note.content"
+CHARTS = "-charts"
 METRICS = ("score", "base", "new", "size_bytes")
 
 
-def trials_view(parent: str, axes: Sequence[str]) -> dict[str, Any]:
+def trials_view(parent: str, axes: Sequence[str], charts_alone: bool = False) -> dict[str, Any]:
     """Return the UI's state: the trials of a sweep, the best first, and three charts.
 
     Args:
         parent: id of the sweep's run.
-        axes: dotted names of what was searched.
+        axes: dotted names of what was searched. For the rank, the charts take its word, which
+            `tracking.rank_word` logs.
+        charts_alone: whether the list of runs beside the charts is folded away.
     """
     section = str(uuid5(NAMESPACE_URL, parent))
     shared = {"deleted": False, "isGenerated": False, "metricSectionId": section}
@@ -31,7 +34,7 @@ def trials_view(parent: str, axes: Sequence[str]) -> dict[str, Any]:
         {
             "type": "PARALLEL",
             "displayName": "Settings and score of every trial",
-            "selectedParams": list(axes),
+            "selectedParams": ["rank" if name == "prompt.rank" else name for name in axes],
             "selectedMetrics": ["score"],
             "showAllRuns": True,
         },
@@ -79,6 +82,7 @@ def trials_view(parent: str, axes: Sequence[str]) -> dict[str, Any]:
             }
         ],
         "isAccordionReordered": True,
+        "runListHidden": charts_alone,
     }
 
 
@@ -96,7 +100,7 @@ def saved_view(name: str, state: Mapping[str, Any], milliseconds: int) -> str:
 
 def view_path(experiment_id: str, study: str, charts: bool = False) -> str:
     """Return the address of a sweep's view, below that of the UI."""
-    mode = "&compareRunsMode=CHART" if charts else ""
+    mode = f"{CHARTS}&compareRunsMode=CHART" if charts else ""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={study}{mode}"
 
 
@@ -116,7 +120,7 @@ def sweep_note(searched: Mapping[str, Any]) -> str:
     return (
         "One sweep. Its trials are nested below it; `score` is the harmonic mean of validation "
         "accuracy on base classes and on pseudo-new ones, `size_bytes` what is stored of a prompt. "
-        "The report is among the artifacts: `report/report.html`, figures in `report/figures`.\n\n"
+        "The report is among the artifacts: `report.html`, and its figures in `figures`.\n\n"
         f"| searched | values |\n|---|---|\n{rows}\n"
     )
 
@@ -124,7 +128,7 @@ def sweep_note(searched: Mapping[str, Any]) -> str:
 def describe_sweep(
     tracker: Tracker, parent: str, study: str, searched: Mapping[str, Any], milliseconds: int
 ) -> None:
-    """Describe experiment and sweep, and save the view of its trials.
+    """Describe experiment and sweep, and save two views of its trials: a table, and charts.
 
     Args:
         tracker: of the experiment.
@@ -133,10 +137,10 @@ def describe_sweep(
         searched: values by axis.
         milliseconds: since the epoch, now.
     """
-    state = trials_view(parent, list(searched))
-    view = saved_view(f"Trials of {study}", state, milliseconds)
+    table, charts = (trials_view(parent, list(searched), kind) for kind in (False, True))
     for key, value in {
-        TAG + study: view,
+        TAG + study: saved_view(f"Trials of {study}", table, milliseconds),
+        TAG + study + CHARTS: saved_view(f"Charts of {study}", charts, milliseconds),
         NOTE: experiment_note(tracker.experiment_id, study),
     }.items():
         tracker.client.set_experiment_tag(tracker.experiment_id, key, value)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.tracking import Tracker, TrackingConfig
+from pipeline.tracking import Tracker, TrackingConfig, rank_word
 from pipeline.views import NOTE, TAG, describe_sweep, trials_view, view_path
 
 AXES = {"prompt.rank": "full, 1", "train.lr": "0.1 to 1"}
@@ -15,11 +15,17 @@ def test_the_view_is_of_one_sweeps_trials_the_best_first() -> None:
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`score`", False)
     assert {"params.`prompt.rank`", "metrics.`size_bytes`"} <= set(state["selectedColumns"])
     parallel = state["compareRunCharts"][0]
-    assert (parallel["type"], parallel["selectedParams"]) == ("PARALLEL", list(AXES))
+    assert (parallel["type"], parallel["selectedParams"]) == ("PARALLEL", ["rank", "train.lr"])
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
     assert trials_view("abc", list(AXES)) == state
     assert trials_view("other", list(AXES)) != state
+
+
+def test_the_rank_is_logged_as_a_word_that_charts_can_place() -> None:
+    ranks = [rank_word({"prompt.rank": rank}) for rank in ("full", 1, 4)]
+    assert ranks == [{"rank": "full"}, {"rank": "rank 1"}, {"rank": "rank 4"}]
+    assert rank_word({"train.lr": 0.1}) == {}
 
 
 def test_experiment_and_sweep_are_described_and_the_view_is_found_by_its_link(

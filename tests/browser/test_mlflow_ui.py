@@ -50,8 +50,8 @@ def test_parallel_coordinates_draw_over_the_sweeps_axes(
     experiment, study, _ = sweep
     page.goto(mlflow_ui + view_path(experiment, study, charts=True))
     page.get_by_text("prompt.n_ctx").first.wait_for()
-    for axis in ("prompt.rank", "prompt.bits", "train.lr"):
-        assert page.get_by_text(axis).count()
+    for axis in ("rank", "prompt.bits", "train.lr"):
+        page.locator("svg").get_by_text(axis, exact=True).first.wait_for()
     shot(page, "mlflow-charts")
 
 
@@ -62,7 +62,7 @@ def test_the_sweeps_run_shows_its_figures(
     page.goto(f"{mlflow_ui}#/experiments/{experiment}/runs/{run_id}")
     page.get_by_text("One sweep.").first.wait_for()
     shot(page, "mlflow-sweep")
-    figure = f"runs/{run_id}/artifacts/report/figures/size.png"
+    figure = f"runs/{run_id}/artifacts/figures/size.png"
     page.goto(f"{mlflow_ui}#/experiments/{experiment}/{figure}")
     image = page.locator("img[src^='blob:'], img[src*='size.png']").first
     image.wait_for()
