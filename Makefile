@@ -30,6 +30,9 @@ repro: $(READY) ## run the whole pipeline (what changed of it)
 test: $(READY) ## run the tests
 	$(RUN) pytest
 
+test-browser: $(READY) ## look at the report and the MLflow UI with Chromium (pictures in artifacts/screenshots)
+	$(RUN) pytest -m browser tests/browser
+
 test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
 	$(RUN) pytest -m cluster tests/cluster
 

@@ -140,6 +140,7 @@ def sweep(params: Params) -> None:
     with sweep_log(tracker, study.name, study.tags, say) as log:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         log.begin(study.params, search.n_trials, ended(search))
+        log.describe({name: axis.words for name, axis in params.sweep.space.items()})
         tally = Tally(params.evaluate.compact_within, 0, search.n_pruned, search.n_failed)
         for record in search.finished():
             tally.add(record)
