@@ -215,6 +215,11 @@ def sweep_problems(params: Params) -> list[str]:
         missing = sorted(set(params.sweep.space) ^ set(settings))
         if missing:
             problems.append(f"sweep.first: {missing} must be axes of the space and set here")
+        problems += [
+            f"sweep.first: {name}: found {settings[name]!r}; allowed is {axis}"
+            for name, axis in params.sweep.space.items()
+            if name in settings and not axis.holds(settings[name])
+        ]
         try:
             reason = apply_settings(params, dict(settings))[0].infeasible()
         except ValueError as error:

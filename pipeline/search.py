@@ -40,6 +40,13 @@ class Choice(RootModel[Annotated[list[Value], Field(min_length=1)]]):
         """Every value, for a check before the sweep."""
         return self.root
 
+    def holds(self, value: Value) -> bool:
+        """Return whether a value is one of them."""
+        return value in self.root
+
+    def __str__(self) -> str:
+        return f"one of {self.root}"
+
     def distribution(self) -> BaseDistribution:
         """Return it in Optuna's terms."""
         return CategoricalDistribution(self.root)
@@ -66,6 +73,13 @@ class Range(Config):
     def ends(self) -> list[Value]:
         """Both ends, for a check before the sweep."""
         return [self.low, self.high]
+
+    def holds(self, value: Value) -> bool:
+        """Return whether a value lies between them."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
 
     def distribution(self) -> BaseDistribution:
         """Return it in Optuna's terms."""
