@@ -45,6 +45,7 @@ class Choice(RootModel[Annotated[list[Value], Field(min_length=1)]]):
         return value in self.root
 
     def __str__(self) -> str:
+        """Say it to people."""
         return f"one of {self.root}"
 
     def distribution(self) -> BaseDistribution:
@@ -79,6 +80,7 @@ class Range(Config):
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def __str__(self) -> str:
+        """Say it to people."""
         return f"{self.low:g} to {self.high:g}"
 
     def distribution(self) -> BaseDistribution:
