@@ -6,9 +6,12 @@ DASHBOARD_PORT ?= 8080
 # Columns that `make compare` leaves out: files, other methods, the rest of the champion's numbers.
 UNCOMPARED := Created|Executor|(pipeline|stages|artifacts|data)/|(zero_shot|coop|compact)\.|.*(held_out|spread)|champion\.(base|new)$$
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+CLUSTER ?= cluster/machines.yaml
+STAGES ?= evaluate
 
-.PHONY: help repro test check lint format bench bench-features schedules ablations pretrain ui dashboard \
-	compare test-experiments clean
+.PHONY: help environment repro check test test-browser test-cluster test-experiments test-faults lint format \
+  bench bench-features bench-scale bench-serving bench-tracking schedules ablations pretrain ui dashboard compare \
+  mlflow-server cluster-up cluster-submit cluster-send cluster-fetch cluster-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -19,14 +22,22 @@ $(READY): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
+environment: $(READY) ## set up .venv and nothing else
+
 repro: $(READY) ## run the whole pipeline (what changed of it)
 	$(RUN) dvc repro
 
 test: $(READY) ## run the tests
 	$(RUN) pytest
 
-test-experiments: $(READY) ## run DVC experiments for real, queued and in place (minutes)
+test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
+	$(RUN) pytest -m cluster tests/cluster
+
+test-experiments: $(READY) ## run DVC's experiments for real, queued and in place (minutes)
 	$(RUN) pytest -m experiments
+
+test-faults: $(READY) ## kill workers, nodes and drivers, fill disks, interrupt: all for real
+	$(RUN) pytest -m faults
 
 lint: $(READY) ## check style and types
 	$(RUN) ruff check .
@@ -45,6 +56,12 @@ bench: $(READY) ## measure speed and memory into bench/results.json (15 quiet mi
 
 bench-features: $(READY) ## measure encoding from files into bench/features.json (half an hour)
 	$(RUN) python -m bench.features
+
+bench-scale: $(READY) ## measure the controller as trials grow into bench/scale.json (15 quiet minutes)
+	$(RUN) python -m bench.scale
+
+bench-tracking: $(READY) ## measure what recording a sweep costs into bench/tracking.json (ten minutes)
+	$(RUN) python -m bench.tracking
 
 schedules: $(READY) ## measure fast against CoOp's schedule into docs/schedules.md (hours; resumes)
 	$(RUN) dvc repro -q features
@@ -67,6 +84,24 @@ dashboard: $(READY) ## open the studies in Optuna's dashboard (DASHBOARD_PORT, 8
 
 compare: $(READY) ## show DVC's experiments side by side: what was changed, and how the champion does
 	$(RUN) dvc exp show --no-pager --only-changed --drop '$(UNCOMPARED)'
+
+mlflow-server: $(READY) ## serve runs and models from PostgreSQL on http://127.0.0.1:5000 (docs/tracking.md)
+	$(RUN) python -m stages.server $(OPTIONS)
+
+cluster-up: $(READY) ## start the machines of CLUSTER=cluster/machines.yaml
+	$(RUN) python -m stages.cluster up $(CLUSTER)
+
+cluster-submit: $(READY) ## run STAGES=evaluate on them; what they make comes back
+	$(RUN) python -m stages.cluster submit $(CLUSTER) $(STAGES)
+
+cluster-send: $(READY) ## send the project alone, for `ray job submit` (docs/cluster.md)
+	$(RUN) python -m stages.cluster send $(CLUSTER)
+
+cluster-fetch: $(READY) ## bring back what a run left there that went on without you
+	$(RUN) python -m stages.cluster fetch $(CLUSTER)
+
+cluster-down: $(READY) ## stop them
+	$(RUN) python -m stages.cluster down $(CLUSTER)
 
 clean: ## remove everything that the pipeline made, the environment excepted
 	rm -rf $(filter-out artifacts/pretrain,$(wildcard artifacts/*)) .dvc/cache .dvc/tmp

@@ -18,8 +18,9 @@ from pipeline.cluster import cluster
 from pipeline.params import apply_settings, expand, load_params
 from pipeline.search import Search
 from pipeline.selection import TrialRecord
-from pipeline.sweep import SweepJob, run_sweep
+from pipeline.sweep import run_sweep
 from pipeline.trial import Trial
+from pipeline.worker import SweepJob
 
 N_TRIALS, N_WORKERS = 8, 2
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
@@ -30,8 +31,11 @@ FEATURES = ROOT / "features"
 TRIALS = ROOT / "sweep" / "trials.json"
 WINNERS = ROOT / "sweep" / "winners.json"
 STATE = checkout() / ROOT / "state"
-"""What must survive between runs and belongs to no stage: the studies and the tracking database.
-Experiments that DVC runs in a copy of the project use that of the checkout."""
+"""What must survive between runs and belongs to no stage: the studies, the tracking database, and
+features of a task that is not encoded to its end. Experiments that DVC runs in a copy of the
+project use that of the checkout."""
+CLUSTER = ROOT / "cluster"
+"""What was last seen of the state on a cluster's head."""
 EVALUATION = ROOT / "evaluate"
 RESULTS = EVALUATION / "results.json"
 REGISTERED = ROOT / "register" / "models.json"
@@ -41,8 +45,8 @@ REPORT_PAGE = REPORT / "report.html"
 REPORT_TEXT = REPORT / "report.md"
 TABLES = REPORT / "tables"
 FIGURES = REPORT / "figures"
-TRIALS_PLOT = REPORT / "plots" / "trials.json"
-TASKS_PLOT = REPORT / "plots" / "tasks.json"
+PLOTS = REPORT / "plots"
+"""The rows behind the figures, for DVC."""
 
 
 def source_path(task: str) -> Path:
@@ -103,6 +107,17 @@ def load_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not readable ({error}); `dvc repro` makes it anew") from None
+
+
+def checkout_id() -> str:
+    """Return what tells this copy of the project from others; made with the first sweep.
+
+    Two copies that use one tracking server are two sweeps there.
+    """
+    path = STATE / "checkout.txt"
+    if not path.exists():
+        write_atomic(path, lambda temporary: temporary.write_text(secrets.token_hex(3)))
+    return path.read_text()
 
 
 def clear_folder(path: Path) -> Path:

@@ -5,7 +5,6 @@ Shapes: N images, H = W pixels, E joint embedding width.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torchvision.transforms import v2
 
 from pipeline.config import Config
 from pipeline.features import FeaturesConfig
+from pipeline.fingerprint import fingerprint
 from pipeline.layout import Frame
 from pipeline.run import TextSide
 from pipeline.text_tower import BUDGET_BYTES, TextTower
@@ -65,7 +65,7 @@ class Backbone:
         transform: the model's own preprocessing of one picture, to `[3, H, W]`.
         text: the text tower, for learned contexts.
         logit_scale: factor on cosine similarities.
-        fingerprint: SHA-256 of all weights: equal for equal models.
+        fingerprint: SHA-256 of all weights and of what layers do with them; see `fingerprint`.
     """
 
     model: Any
@@ -114,6 +114,13 @@ class Backbone:
             name_tokens[name] = caption[len(words) :]
         vision = self.vision_side() if with_vision else None
         return TextSide(self.text, self.logit_scale, words, name_tokens, vision)
+
+    def forget_words(self, limit: int = 50_000) -> None:
+        """Empty the tokenizer's memory of words, which otherwise grows with every new one."""
+        words = getattr(self.tokenizer, "cache", None)
+        if isinstance(words, dict) and len(words) > limit:
+            special = {word: token for word, token in words.items() if word == token}
+            self.tokenizer.cache = special
 
     def vision_side(self, budget_bytes: int = BUDGET_BYTES) -> VisionTower:
         """Return the image tower in the form that takes prompts, a new one at every call.
@@ -206,15 +213,6 @@ def caption_frame(tokenizer: Any) -> Frame:
     return Frame(tuple(row[:start]), tuple(rest), pad)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's parameters and buffers, names included."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def crop_transform(backbone: Backbone, config: FeaturesConfig) -> Transform:
     """Return the random crop of training images: CoOp's augmentation, with the config's area."""
     visual = backbone.model.visual.preprocess_cfg
@@ -248,13 +246,40 @@ def build_clip(model_config: dict[str, Any], context_length: int) -> tuple[Any, 
     return model, open_clip.SimpleTokenizer(context_length=context_length)
 
 
-def save_clip(folder: Path, model: Any, model_config: dict[str, Any]) -> None:
-    """Write a model as a folder that open_clip loads, weights in half precision."""
+def save_clip(folder: Path, model: Any, model_config: dict[str, Any], half: bool = True) -> None:
+    """Write a model as a folder that open_clip loads, weights in half precision or as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    preprocess = {k: model.visual.preprocess_cfg[k] for k in ("mean", "std", "interpolation")}
-    preprocess["resize_mode"] = "shortest"
+    found = model.visual.preprocess_cfg
+    preprocess = {k: found[k] for k in ("mean", "std", "interpolation")}
+    preprocess["resize_mode"] = found.get("resize_mode", "shortest")
     config = {"model_cfg": model_config, "preprocess_cfg": preprocess}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        name: (tensor.half() if half else tensor).cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     save_file(weights, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors makes private files
+
+
+def copy_towers(config: BackboneConfig, backbone: Backbone, folder: Path) -> Path:
+    """Return a folder with the whole model: its own if it is one, else `folder`, written here.
+
+    Raises:
+        ValueError: if the model cannot be written so that it loads as the same.
+    """
+    if Path(config.name).is_dir():
+        return Path(config.name)
+    found = open_clip.get_model_config(config.name)
+    if found is None:
+        raise ValueError(
+            f"register.with_towers: the towers of {config.name} cannot be copied; allowed are "
+            "folders and open_clip's own names; save the model as a folder and name that"
+        )
+    if any("QuickGELU" in type(module).__name__ for module in backbone.model.modules()):
+        found["quick_gelu"] = True  # some weights ask for it, whatever the name says
+    save_clip(folder, backbone.model, found, half=False)
+    copied = load_backbone(BackboneConfig(name=str(folder), pretrained=None, device="cpu"))
+    if copied.fingerprint != backbone.fingerprint:
+        raise ValueError(f"register.with_towers: a copy of {config.name} is not the same model")
+    return folder

@@ -1,28 +1,28 @@
-"""A trial on disk, so that it goes on where it stopped: safetensors and JSON.
+"""A trial as bytes, so that it goes on where it stopped: safetensors, with JSON inside.
 
 What a trial trains is small, and its data order follows from its seeds, so a checkpoint holds
-prompts, momenta, quantizers' codebooks and counters, and nothing else.
+prompts, momenta, quantizers' codebooks and counters, and nothing else: a few KB.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.train import PromptFit
 from pipeline.trial import Trial
 
-TENSORS, COUNTERS = "trial.safetensors", "trial.json"
+COUNTERS = "counters"
+"""The tensor whose bytes are the JSON of everything that is no tensor."""
 
 
-def save_trial(folder: Path, trial: Trial) -> None:
-    """Write a trial between two rounds."""
+def pack_trial(trial: Trial) -> bytes:
+    """Return a trial between two rounds."""
     tensors: dict[str, Tensor] = {}
     for place, run in enumerate(trial.runs):
         tensors |= {f"{place}.{name}": value for name, value in fit_tensors(run.fit).items()}
@@ -34,21 +34,22 @@ def save_trial(folder: Path, trial: Trial) -> None:
         "steps": [run.fit.step for run in trial.runs],
         "draws": [[replica.prompt.draws for replica in run.replicas] for run in trial.runs],
     }
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / TENSORS)
-    (folder / COUNTERS).write_text(json.dumps(about))
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    text = bytearray(json.dumps(about).encode())
+    return save({**plain, COUNTERS: torch.frombuffer(text, dtype=torch.uint8)})
 
 
-def load_trial(folder: Path, trial: Trial) -> None:
+def unpack_trial(data: bytes, trial: Trial) -> None:
     """Bring a trial that was just built, of the same configuration, to where the other stopped.
 
     What follows is bit for bit what would have followed.
 
     Raises:
-        ValueError: if the files are missing, damaged, or of another trial.
+        ValueError: if the bytes are damaged, or of another trial.
     """
     try:
-        tensors = load_file(folder / TENSORS)
-        about: dict[str, Any] = json.loads((folder / COUNTERS).read_text())
+        tensors = load(data)
+        about: dict[str, Any] = json.loads(tensors.pop(COUNTERS).numpy().tobytes())
         for place, run in enumerate(trial.runs):
             own = {
                 name.removeprefix(f"{place}."): value
@@ -60,8 +61,8 @@ def load_trial(folder: Path, trial: Trial) -> None:
                 replica.prompt.draws = draws
         trial.history, trial.tasks = about["history"], about["tasks"]
         trial.seconds = about["seconds"]
-    except (OSError, SafetensorError, KeyError, IndexError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{folder}: not a checkpoint of this trial: {error}") from None
+    except (SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"not a checkpoint of this trial: {error}") from None
 
 
 def fit_tensors(fit: PromptFit) -> dict[str, Tensor]:

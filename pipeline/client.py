@@ -11,6 +11,9 @@ import pandas as pd
 
 from pipeline.errors import report_all
 
+AT_ONCE = 128
+"""Images that are sent together: their files are in memory."""
+
 
 def encode_images(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Read image files as a model takes them, in Python or, with `to_dict`, as JSON.
@@ -43,7 +46,8 @@ def predict(
     The environment variable MLFLOW_TRACKING_URI says where the registry is.
 
     Args:
-        model_uri: of the model; it is loaded once per process.
+        model_uri: of the model; a version is loaded once per process, an alias is looked up
+            every time.
         paths: of the images.
         task: whose prompt is used; None is the model's first task.
         classes: names to choose from, instead of the task's own.
@@ -54,12 +58,20 @@ def predict(
         `top_probabilities`.
 
     Raises:
-        ValueError: naming every file that cannot be read.
+        ValueError: if there is no such model, or naming the files that cannot be read.
+        MlflowException: naming what is no picture, and wrong parameters.
     """
     from pipeline.registry import load_model  # encode_images needs no MLflow
 
+    if not paths:
+        raise ValueError("paths: found none; allowed is at least one image")
     params: dict[str, Any] = {"classes": list(classes), "candidates": candidates}
     if task is not None:
         params["task"] = task
-    predicted = pd.DataFrame(load_model(model_uri).predict(encode_images(paths), params=params))
+    model = load_model(model_uri)
+    parts = [
+        pd.DataFrame(model.predict(encode_images(paths[start : start + AT_ONCE]), params=params))
+        for start in range(0, len(paths), AT_ONCE)
+    ]
+    predicted = pd.concat(parts, ignore_index=True)
     return predicted.set_index(pd.Index([str(path) for path in paths], name="path"))

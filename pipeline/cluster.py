@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._private import ray_constants
+from ray._private.services import canonicalize_bootstrap_address
+
+import pipeline
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
@@ -27,19 +34,99 @@ ALLOCATOR = {
 def cluster() -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or the one that `ray start` put this machine into.
 
-    If there is neither, or RAY_ADDRESS is `local`, one is started for this process alone. Ray
-    writes its logs to its own folder; workers inherit the allocator's settings.
+    If there is neither, or RAY_ADDRESS is `local`, one is started for this process alone; it
+    listens on loopback only. Workers get the driver's own `pipeline` package, so that code that
+    was changed since the cluster started is what runs. Ray writes its logs to its own folder.
+
+    Raises:
+        ValueError: if RAY_ADDRESS is malformed, or the cluster does not answer.
     """
-    ray.init(
-        include_dashboard=False,  # of a cluster that is started
-        runtime_env={"env_vars": ALLOCATOR},
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    address = known_address()
+    with own_sigterm():
+        if address is None:
+            start_local()
+        else:
+            join(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def known_address() -> str | None:
+    """Return the address (`host:port`) of the cluster to join; None: start one.
+
+    Raises:
+        ValueError: if RAY_ADDRESS is malformed.
+    """
+    found = os.environ.get("RAY_ADDRESS") or None
+    allowed = "host:port, auto, or local"
+    if found and "://" in found:  # Ray Client: the driver would stand outside of the cluster
+        raise ValueError(f"RAY_ADDRESS: found {found}; allowed is {allowed}")
+    try:
+        address = canonicalize_bootstrap_address(found)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"RAY_ADDRESS: found {found} ({error}); allowed is {allowed}") from None
+    return str(address) if address else None
+
+
+def start_local() -> None:
+    """Start Ray on this machine for this process alone, on 127.0.0.1.
+
+    Ray replaces a loopback address by the machine's outer one, and then listens on all
+    interfaces, unless clusters of several machines are switched off, as on macOS and Windows.
+    """
+    several, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            runtime_env={"env_vars": ALLOCATOR},
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = several
+
+
+def join(address: str) -> None:
+    """Join a running cluster.
+
+    Raises:
+        ValueError: if it does not answer, or wants a token that this machine has not.
+    """
+    source = "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else "`ray start` on this machine"
+    try:
+        ray.init(
+            runtime_env={
+                "env_vars": ALLOCATOR,
+                "py_modules": [str(Path(pipeline.__file__).parent)],
+            },
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        raise ValueError(
+            f"the Ray cluster {address} (from {source}) does not let us in: {error}; "
+            "start it again, or set RAY_ADDRESS to local"
+        ) from None
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, which `ray.init` replaces by `sys.exit(15)`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt(signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def cluster_resources() -> str:
@@ -47,6 +134,29 @@ def cluster_resources() -> str:
     total = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     return f"{nodes} node(s), {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+
+
+def check_resources(cpus: float, gpus: float) -> str | None:
+    """Say whether a trial that needs so much must wait; return None if some node can take it.
+
+    Raises:
+        ValueError: if no cluster could ever take it: a GPU and a half, or more than this machine
+            has where no other can join.
+    """
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(
+            f"sweep.gpus_per_trial: found {gpus:g}; allowed are parts of one GPU and whole numbers"
+        )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return None
+    wanted = f"{cpus:g} CPU(s) and {gpus:g} GPU(s)"
+    if known_address() is None:
+        raise ValueError(
+            f"sweep.cpus_per_trial, sweep.gpus_per_trial: a trial wants {wanted}; "
+            f"this machine has {cluster_resources()}"
+        )
+    return f"no node has {wanted} yet; waiting for one that has"
 
 
 def map_parallel(

@@ -16,7 +16,7 @@ from pipeline.features import TaskFeatures
 from pipeline.metrics import accuracy, harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.protocols import ProtocolConfig, held_out_domains, targets, trained_classes
-from pipeline.run import Point, TaskRun, TextSide, measure_prompts
+from pipeline.run import Point, TaskRun, TextSide, measure_prompts, usable_device
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.train import TrainConfig
 
@@ -90,24 +90,24 @@ class TestRow:
 
 @dataclass(frozen=True)
 class Fit:
-    """One configuration to refit on one task."""
+    """One configuration to refit on one task, once for every seed."""
 
     method: str
     task: str
     shots: int
     prompt: PromptConfig
     train: TrainConfig
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What all refits share; `device` is the workers'."""
+    """What all refits share; `gpus` is the share of a GPU that a worker is given."""
 
     text: TextSide
     tasks: dict[str, TaskFeatures]
     protocol: ProtocolConfig
-    seeds: Sequence[int]
-    device: str = "cpu"
+    gpus: float = 0
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,15 @@ def describe_data(features: TaskFeatures) -> TaskData:
 
 def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredPrompt]]:
     """Train one configuration on a task, every seed, and test the stored prompts."""
-    job.text.to(job.device)
+    job.text.to(usable_device(job.gpus))
     features = job.tasks[fit.task]
     start = time.perf_counter()
-    points = [Point(fit.prompt, fit.train.lr, seed) for seed in job.seeds]
+    points = [Point(fit.prompt, fit.train.lr, seed) for seed in fit.seeds]
     classes = trained_classes(job.protocol, features)
     run = TaskRun(job.text, features, points, fit.train, classes, fit.shots)
     for _ in range(fit.train.rounds):
         run.fit.run_round()
-    seconds = (time.perf_counter() - start) / len(job.seeds)
+    seconds = (time.perf_counter() - start) / len(fit.seeds)
     prompts = run.stored()
     n_parameters = sum(p.numel() for p in run.replicas[0].prompt.parameters())
     found = []
@@ -164,7 +164,7 @@ def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredP
                 n_parameters,
                 seconds,
             )
-            for seed, value, prompt in zip(job.seeds, reached, prompts, strict=True)
+            for seed, value, prompt in zip(fit.seeds, reached, prompts, strict=True)
         ]
     return found, prompts
 

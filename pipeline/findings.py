@@ -6,13 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluate import ZERO_SHOT
-from pipeline.selection import TrialRecord, pareto_front
-from pipeline.summary import (
-    MEASURES,
-    AxisRow,
-    MethodSummary,
-    Stat,
-)
+from pipeline.selection import TrialRecord
+from pipeline.summary import MEASURES, MethodSummary, Stat
 
 
 def percent(value: float) -> str:
@@ -56,57 +51,15 @@ def listed(words: Sequence[str]) -> str:
 
 
 def times(first: int, second: int) -> str:
-    """Compare two sizes in bytes: `4.2 times smaller`, `2.0 times larger` or `equally large`."""
+    """Compare two sizes in bytes: `4.2 times smaller`, `1 byte larger` or `equally large`."""
     if first == second:
         return "equally large"
-    if not min(first, second):
-        return f"{abs(first - second):,} bytes {'larger' if first > second else 'smaller'}"
+    if not min(first, second) or max(first, second) < 1.05 * min(first, second):
+        gap = abs(first - second)
+        word = "larger" if first > second else "smaller"
+        return f"{gap:,} byte{'s' if gap > 1 else ''} {word}"
     ratio = max(first, second) / min(first, second)
     return f"{ratio:.1f} times {'larger' if first > second else 'smaller'}"
-
-
-def selection_sentences(
-    trials: Sequence[TrialRecord], winners: Mapping[str, TrialRecord], within: float
-) -> list[str]:
-    """Say which trials won on validation data, and by how much."""
-    champion, compact, coop = (winners.get(role) for role in ("champion", "compact", "coop"))
-    assert champion
-    assert compact
-    sentences = [
-        f"{len(trials)} trials were scored on validation data alone; {len(pareto_front(trials))} "
-        "of them on the Pareto front of score and size. Champion, the best score, is "
-        f"trial {champion.number} ({describe(champion.settings)}): harmonic mean "
-        f"{percent(champion.score)} %, {champion.size_bytes:,} bytes."
-    ]
-    rule = f"Compact, the smallest prompt within {percent(within)} points of the best score, is"
-    if compact.number == champion.number:
-        sentences.append(f"{rule} the champion itself.")
-    else:
-        sentences.append(
-            f"{rule} trial {compact.number} ({describe(compact.settings)}): "
-            f"{percent(compact.score)} %, {compact.size_bytes:,} bytes, "
-            f"{times(compact.size_bytes, champion.size_bytes)} than the champion.".replace(
-                "equally large than", "as large as"
-            )
-        )
-    rule = "Plain CoOp (full rank, 16 bits) at its best learning rate is"
-    if coop is None:
-        sentences.append("No trial is plain CoOp (full rank, 16 bits), so it is not compared.")
-    elif coop.number == champion.number:
-        sentences.append(
-            f"{rule} the champion itself: no trial of any other kind scored higher."
-            if {trial.settings.get("prompt.bits") for trial in trials} != {16}
-            or {trial.settings.get("prompt.rank") for trial in trials} != {"full"}
-            else f"{rule} the champion itself; no low-rank or quantized prompt was tried."
-        )
-    else:
-        sentences.append(
-            f"{rule} trial {coop.number} ({describe(coop.settings)}): {percent(coop.score)} %, "
-            f"{coop.size_bytes:,} bytes. The champion scores "
-            f"{points(champion.score - coop.score)} points and is "
-            f"{times(champion.size_bytes, coop.size_bytes)}."
-        )
-    return sentences
 
 
 def comparison_sentences(
@@ -216,17 +169,3 @@ def balance(gains: Mapping[str, float]) -> str:
     winner, loser = ("base", "new") if base > 0 else ("new", "base")
     verdict = "outweighs" if overall > 0 else "does not outweigh"
     return f" What it gains on {winner} classes {verdict} what it loses on {loser} ones."
-
-
-def axis_sentence(name: str, table: Sequence[AxisRow]) -> str:
-    """Say between which values of a setting the mean score differs most, on validation data."""
-    if len(table) < 2:
-        return f"The trials do not vary {name}, so nothing is said about it."
-    high, low = max(table, key=lambda r: r.score), min(table, key=lambda r: r.score)
-    return (
-        f"Over {name}, the mean validation score is highest at {high.value} "
-        f"({percent(high.score)} %, trials: {high.n_trials}) and lowest at {low.value} "
-        f"({percent(low.score)} %, trials: {low.n_trials}); from the lowest to the highest, base "
-        f"changes by {points(high.base - low.base)} and new by "
-        f"{points(high.new - low.new)} points."
-    )

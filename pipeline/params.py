@@ -16,23 +16,31 @@ from pipeline.config import Config
 from pipeline.errors import report_all
 from pipeline.features import FeaturesConfig
 from pipeline.pretrain import PretrainConfig
+from pipeline.promotion import Policy
 from pipeline.prompts import PromptConfig
 from pipeline.protocols import ProtocolConfig, check_protocol
-from pipeline.search import SweepConfig, Value
 from pipeline.selection import EvaluateConfig
 from pipeline.sources import PrepareConfig
+from pipeline.space import SweepConfig, Value
 from pipeline.tracking import TrackingConfig
 from pipeline.train import TrainConfig
 
 PARAMS = Path("params.yaml")
+MAX_GRID = 20_000
+"""Combinations of a grid, which are all looked at before a sweep."""
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A task's name, which names its files and its DVC stages."""
 
 
 class RegisterConfig(Config):
-    """How the winners are named in the registry."""
+    """How the Pareto winners are registered."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the registered model: one for each benchmark."""
+    promote: Policy
+    """When a new champion takes the alias: if it is not worse, always, or never."""
+    with_towers: bool
+    """Whether the towers travel with every version, or are named; the embedded ones always do."""
 
 
 class Params(Config):
@@ -51,6 +59,8 @@ class Params(Config):
     prompt: PromptConfig
     train: TrainConfig
     sweep: SweepConfig
+    presets: dict[str, dict[str, Any]]
+    """Named searches: keys of `sweep` that replace those of that section."""
     protocol: protocols.Name
     """How the chosen configurations are tested: a name in `protocols`."""
     protocols: dict[protocols.Name, ProtocolConfig]
@@ -104,10 +114,47 @@ def load_params(path: Path = PARAMS) -> Params:
         raise AssertionError from error
     report_all(f"{path}: no such configuration", method_problems(params))
     report_all(f"{path}: the sweep cannot run", sweep_problems(params))
+    params = with_preset(params, path)
     if params.protocol not in params.protocols:
         raise ValueError(f"{path}: protocols.{params.protocol}: missing")
     check_protocol(params.protocol, params.protocols[params.protocol], params.tasks)
     return params
+
+
+def with_preset(params: Params, path: Path) -> Params:
+    """Return the parameters with the sweep of the chosen preset, after a look at all of them.
+
+    Raises:
+        ValueError: if there is no such preset, or any is wrong.
+    """
+    problems, chosen, name = [], params, params.sweep.preset
+    if name not in params.presets:
+        problems = [f"sweep.preset: found {name!r}; allowed are {sorted(params.presets)}"]
+    for preset, changes in params.presets.items():
+        try:
+            raw = {**params.sweep.model_dump(), **changes, "preset": preset}
+            sweep = SweepConfig.model_validate(raw)
+        except ValidationError as error:
+            found = [describe(problem) for problem in error.errors()]
+        else:
+            own = params.model_copy(update={"sweep": sweep})
+            found = sweep_problems(own)
+            chosen = own if preset == name else chosen
+        if "preset" in changes:
+            found.append("preset: not allowed within a preset")
+        problems += [f"presets.{preset}.{problem.removeprefix('sweep.')}" for problem in found]
+    report_all(f"{path}: a preset cannot run", problems)
+    return chosen.model_copy(update={"sweep": whole_grid(chosen)})
+
+
+def whole_grid(params: Params) -> SweepConfig:
+    """Return the sweep with the number of its trials; of a grid, that of all feasible ones."""
+    if params.sweep.n_trials is not None:
+        return params.sweep
+    feasible = (
+        apply_settings(params, settings)[0].infeasible() is None for settings in params.sweep.grid()
+    )
+    return params.sweep.model_copy(update={"n_trials": max(1, sum(feasible))})
 
 
 def describe(problem: Any) -> str:
@@ -211,15 +258,18 @@ def sweep_problems(params: Params) -> list[str]:
                 apply_settings(params, {name: value})
             except ValueError as error:
                 problems.append(f"sweep.space: {error}")
+    if params.sweep.sampler == "grid" and params.sweep.grid_size > MAX_GRID:
+        found = params.sweep.grid_size
+        problems.append(f"sweep.space: found {found:,} combinations; allowed are {MAX_GRID:,}")
     for settings in params.sweep.first:
+        problems += [
+            f"sweep.first: {name}: found {settings[name]!r}, which is not on the axis"
+            for name, axis in params.sweep.space.items()
+            if name in settings and settings[name] not in axis
+        ]
         missing = sorted(set(params.sweep.space) ^ set(settings))
         if missing:
             problems.append(f"sweep.first: {missing} must be axes of the space and set here")
-        problems += [
-            f"sweep.first: {name}: found {settings[name]!r}; allowed is {axis}"
-            for name, axis in params.sweep.space.items()
-            if name in settings and not axis.holds(settings[name])
-        ]
         try:
             reason = apply_settings(params, dict(settings))[0].infeasible()
         except ValueError as error:

@@ -1,114 +1,63 @@
-"""The winners as registered MLflow models: built, logged, versioned, and found by alias.
+"""Configurations as registered MLflow models: built, logged, versioned, found, and promoted.
 
-A version holds the prompts of all tasks of one role, and is made once for the same content.
+A version holds the prompts of all tasks of one configuration, and is made once for the same
+content.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import logging
-import os
-import shutil
-import tempfile
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import mlflow
-import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.models.model import ModelInfo
 from mlflow.pyfunc import PyFuncModel
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
-from mlflow.types.schema import Array
-from PIL import Image
+from mlflow.tracking import MlflowClient
 
-from pipeline.release import (
-    PACKAGE,
-    Release,
-    content_hash,
-    contents,
-    load_abouts,
-    requirements,
-    version_tags,
-)
+from pipeline.logged_model import log_model
+from pipeline.predictor import Predictor, load_model_files
+from pipeline.promotion import ALIASES, Policy, refusal
+from pipeline.release import Release, content_hash, load_abouts, version_tags
 from pipeline.tracking import Tracker
+from pipeline.version_card import version_card
+
+DESCRIPTION = """Soft prompts for CLIP, by Loqua. Each version is one configuration of the Pareto
+front of score and bytes; `champion` has the best validation score, `compact` is the smallest close
+to it."""
+ALIAS = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
 
 
 @dataclass(frozen=True)
 class Registered:
     """A version in the registry; `is_new` tells whether this call made it."""
 
-    role: str
+    method: str
     version: str
     content_hash: str
     is_new: bool
     tags: dict[str, str]
 
 
-def model_signature(default_task: str) -> ModelSignature:
-    """Return the signature.
+@dataclass(frozen=True)
+class Promotion:
+    """What became of an alias: the version that holds it now, and why another does not."""
 
-    The column is a string, which base64 is; MLflow lets bytes pass through it as well, and the
-    model checks both. A binary column would be decoded by the server, which skips wrong letters.
-    """
-    params = [
-        ParamSpec("task", DataType.string, default_task),
-        ParamSpec("candidates", DataType.string, "all"),
-        ParamSpec("classes", DataType.string, [], (-1,)),
-    ]
-    outputs: list[ColSpec | TensorSpec] = [
-        ColSpec(DataType.string, "class_name"),
-        ColSpec(DataType.double, "probability"),
-        ColSpec(Array(DataType.string), "top_classes"),
-        ColSpec(Array(DataType.double), "top_probabilities"),
-    ]
-    return ModelSignature(
-        Schema([ColSpec(DataType.string, "image")]), Schema(outputs), ParamSchema(params)
-    )
+    alias: str
+    holder: str | None
+    candidate: str
+    refused: str | None
 
 
-def input_example() -> pd.DataFrame:
-    """Return one small picture as a client sends it."""
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16), "orange").save(file, "PNG")
-    return pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode("ascii")]})
+def register(
+    tracker: Tracker, name: str, release: Release, licenses: Sequence[str] = ()
+) -> Registered:
+    """Make sure that the release is a version of model `name`; no alias is touched.
 
-
-def log_model(release: Release) -> ModelInfo:
-    """Log the model to the active run."""
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for place, path in contents(release).items():
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / place)  # MLflow refuses links
-        (folder / "model.json").write_text(json.dumps(release.about, indent=1) + "\n")
-        parts = {"model": folder / "model.json", "prompts": folder / "prompts"}
-        if release.backbone_folder:
-            parts["backbone"] = folder / "backbone"
-        logged: ModelInfo = mlflow.pyfunc.log_model(
-            name=release.role,
-            python_model=str(PACKAGE / "served_model.py"),
-            code_paths=[str(folder / "code" / PACKAGE.name)],
-            artifacts={name: str(path) for name, path in parts.items()},
-            signature=model_signature(next(iter(release.prompts))),
-            input_example=input_example(),
-            pip_requirements=requirements(),
-        )
-        return logged
-
-
-def register(tracker: Tracker, name: str, release: Release) -> Registered:
-    """Make sure that the release is a version of model `name`, with its role as alias.
-
-    Repeating it with the same content creates no run and no version.
+    Repeating it with the same content creates no run and no version, and changes none.
 
     Raises:
         ValueError: if a prompt file does not fit the release, or the registry refuses.
@@ -118,11 +67,50 @@ def register(tracker: Tracker, name: str, release: Release) -> Registered:
     try:
         known = find_version(tracker, name, digest)
         number = known or create_version(tracker, name, release, abouts, digest)
-        tracker.client.set_registered_model_alias(name, release.role, number)
-        tags = tracker.client.get_model_version(name, number).tags
+        version = tracker.client.get_model_version(name, number)
+        if not version.description:  # new, or its author was stopped here
+            card = version_card(name, number, release, version.tags, licenses)
+            tracker.client.update_model_version(name, number, description=card)
     except MlflowException as error:
         raise ValueError(f"register.name: {name} at {tracker.uri}: {error}") from error
-    return Registered(release.role, number, digest, not known, tags)
+    return Registered(release.method, number, digest, not known, version.tags)
+
+
+def promote(
+    tracker: Tracker, name: str, candidates: Mapping[str, Registered], policy: Policy
+) -> list[Promotion]:
+    """Give aliases to versions where the policy lets them (`promotion.refusal`).
+
+    The aliases of a sweep go together: where its champion is refused, its compact is, too.
+
+    Args:
+        tracker: the registry.
+        name: of the registered model.
+        candidates: by alias, champion included.
+        policy: `register.promote`.
+    """
+    champion = candidates[ALIASES[0]]
+    holder = alias_version(tracker, name, ALIASES[0])
+    tags = tracker.client.get_model_version(name, holder).tags if holder else None
+    keeps = holder == champion.version and policy != "never"
+    refused = None if keeps else refusal(policy, champion.tags, tags)
+    done = []
+    for alias in ALIASES:
+        candidate, held = candidates[alias].version, alias_version(tracker, name, alias)
+        if held == candidate:
+            done.append(Promotion(alias, held, candidate, None))
+        elif refused:
+            done.append(Promotion(alias, held, candidate, refused))
+        else:
+            tracker.client.set_registered_model_alias(name, alias, candidate)
+            done.append(Promotion(alias, candidate, candidate, None))
+    return done
+
+
+def alias_version(tracker: Tracker, name: str, alias: str) -> str | None:
+    """Return the version that holds an alias, or None."""
+    found = tracker.client.get_registered_model(name).aliases.get(alias)
+    return None if found is None else str(found)
 
 
 def find_version(tracker: Tracker, name: str, digest: str) -> str | None:
@@ -138,12 +126,11 @@ def create_version(
     tracker: Tracker, name: str, release: Release, abouts: dict[str, dict[str, Any]], digest: str
 ) -> str:
     """Log the model to its run below the study's, and make it a version; return its number."""
+    parent = study_run(tracker, release.study)
     tags = version_tags(release, abouts) | {"content_hash": digest}
+    tags |= run_tags(tracker, release, parent)
     run_id = tracker.open_run(
-        f"{release.study}/register/{release.role}",
-        f"register {release.role}",
-        tags,
-        study_run(tracker, release.study),
+        f"{release.study}/register/{release.method}", f"register {release.method}", {}, parent
     )
     with mlflow.start_run(run_id=run_id):  # ends it: FINISHED, or FAILED
         tracker.log(
@@ -157,11 +144,22 @@ def create_version(
         )
         logged = log_model(release)
     if not tracker.client.search_registered_models(f"name = '{name}'"):
-        tracker.client.create_registered_model(name, description="Prompts for CLIP, by Loqua.")
+        tracker.client.create_registered_model(name, description=DESCRIPTION)
     made = tracker.client.create_model_version(
         name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id
     )
     return str(made.version)
+
+
+def run_tags(tracker: Tracker, release: Release, parent: str) -> dict[str, str]:
+    """Return the ids of the runs that made a release; its own is the version's `run_id`."""
+    protocol = release.benchmark["protocol"]
+    found = {
+        "study_run": parent,
+        "trial_run": tracker.find_run(f"{release.study}/{release.trial}"),
+        "evaluate_run": tracker.find_run(f"{release.study}/{protocol}"),
+    }
+    return {name: run_id for name, run_id in found.items() if run_id}
 
 
 def study_run(tracker: Tracker, study: str) -> str:
@@ -174,8 +172,59 @@ def study_run(tracker: Tracker, study: str) -> str:
     return run_id
 
 
-@lru_cache(maxsize=4)
 def load_model(model_uri: str) -> PyFuncModel:
-    """Return a registered model, ready to predict."""
+    """Return a registered model, ready to predict.
+
+    It is loaded once per version: an alias is looked up every time, so that it may move.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    try:
+        return load_version(mlflow.get_registry_uri(), fixed_uri(model_uri))
+    except MlflowException as error:
+        where = mlflow.get_registry_uri()
+        raise ValueError(f"{model_uri}: not to be had at {where}: {error.message}") from None
+
+
+def fixed_uri(model_uri: str) -> str:
+    """Return a URI that always means the same version: aliases and `latest` are looked up."""
+    if found := ALIAS.fullmatch(model_uri):
+        entry = MlflowClient().get_model_version_by_alias(**found.groupdict())
+    elif model_uri.startswith("models:/") and model_uri.endswith("/latest"):
+        name = model_uri.removeprefix("models:/").removesuffix("/latest")
+        newest = MlflowClient().search_model_versions(
+            f"name = '{name}'", max_results=1, order_by=["version_number DESC"]
+        )
+        if not newest:
+            raise MlflowException(f"no version of {name}")
+        entry = newest[0]
+    else:
+        return model_uri
+    return f"models:/{entry.name}/{entry.version}"
+
+
+def load_predictor(model_uri: str) -> Predictor:
+    """Return the prompts of a registered model without MLflow around them: for many pictures.
+
+    It reads the version's files with this project's code, so versions of older code work, too.
+
+    Raises:
+        ValueError: if there is no such model, or its towers are not there.
+    """
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(fixed_uri(model_uri))) / "artifacts"
+    except (MlflowException, OSError) as error:
+        where = mlflow.get_registry_uri()
+        raise ValueError(f"{model_uri}: not to be had at {where}: {error}") from None
+    if not (folder / "model.json").is_file():
+        raise ValueError(f"{model_uri}: no model of Loqua")
+    towers = folder / "backbone"
+    return load_model_files(folder, towers if towers.is_dir() else None)
+
+
+@lru_cache(maxsize=4)
+def load_version(registry_uri: str, model_uri: str) -> PyFuncModel:  # noqa: ARG001 (part of the key)
+    """Load a model that no longer changes."""
     model: PyFuncModel = mlflow.pyfunc.load_model(model_uri)
     return model

@@ -1,40 +1,45 @@
-"""What the sweep and the test say: tables, sentences and pages, computed from records.
+"""What the sweep and the test say: tables, sentences and points, computed from records.
 
-Accuracies are in [0, 1] here and in percent on the pages. The only module that imports jinja2.
+Accuracies are in [0, 1] here and in percent on the pages and in the points.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pipeline.evaluate import Measurement, base_to_new_rows
-from pipeline.findings import (
-    axis_sentence,
-    best_on_test,
-    comparison_sentences,
-    describe,
-    headline,
-    listed,
-    percent,
-    selection_sentences,
-    with_spread,
-)
-from pipeline.selection import TrialRecord
+from pipeline.examples import ExampleGroup
+from pipeline.findings import comparison_sentences, headline
+from pipeline.importance import Importance
+from pipeline.selection import FailedTrial, TrialRecord, pareto_front
 from pipeline.summary import (
     MEASURES,
-    METHODS,
     AxisRow,
     MethodSummary,
+    Panel,
     axis_table,
     check_rows,
     summarize_methods,
+    task_panels,
+)
+from pipeline.sweep_findings import (
+    axis_sentence,
+    curve_sentence,
+    ended_sentence,
+    importance_sentence,
+    selection_sentences,
 )
 from pipeline.tables import ResultTable
+from pipeline.transfer_findings import (
+    reached,
+    transfer_headline,
+    transfer_panels,
+    transfer_sentences,
+)
+
+BASE_TO_NEW = "base_to_new"
 
 
 @dataclass(frozen=True)
@@ -58,43 +63,83 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure for the pages."""
+class Extras:
+    """What a report shows beside the records of sweep and test.
 
-    name: str
-    title: str
-    caption: str
-    svg: bytes
+    Attributes:
+        objective: of the sweep, `pareto` or `score`.
+        searched: what was searched, in words, by name.
+        named: the best trial's number of every named method that the sweep tried.
+        importances: of the axes.
+        tables: in the papers' form.
+        examples: predictions of the champion.
+        usage: lines of Python that use the winner.
+        environment: what made this report, by name.
+    """
 
-    @property
-    def data_uri(self) -> str:
-        """The figure inside its own address, so that the page needs no other file."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+    objective: str = "pareto"
+    searched: Mapping[str, str] = field(default_factory=dict)
+    named: Mapping[str, int] = field(default_factory=dict)
+    importances: list[Importance] = field(default_factory=list)
+    tables: list[ResultTable] = field(default_factory=list)
+    examples: list[ExampleGroup] = field(default_factory=list)
+    usage: list[str] = field(default_factory=list)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the pages, the figures and the terminal show."""
+    """Everything that the pages, the figures and the terminal show.
+
+    `methods` and `tasks` are of the protocol base to new; with another one they are empty.
+    """
 
     study: str
+    protocol_name: str
     trials: list[TrialRecord]
+    pruned: list[TrialRecord]
+    failed: list[FailedTrial]
     winners: dict[str, TrialRecord]
     methods: dict[str, MethodSummary]
     tasks: dict[str, dict[str, MethodSummary]]
+    panels: list[Panel]
     axis_tables: dict[str, list[AxisRow]]
     headline: str
-    findings: list[str]
+    sweep_findings: list[str]
+    test_findings: list[str]
+    measurements: list[Measurement]
     protocol: Protocol
     provenance: dict[str, str]
+    extras: Extras
 
     @property
     def n_seeds(self) -> int:
         """Seeds of the test; 1 if only zero-shot was tested."""
-        return max(len(method.base.values) for method in self.methods.values())
+        return max(1, len({one.seed for one in self.measurements} - {None}))
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks that were trained on for the test."""
+        return len({one.source for one in self.measurements})
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The trials that no other beats in score without being larger."""
+        return pareto_front(self.trials)
+
+    @property
+    def marked(self) -> dict[str, TrialRecord]:
+        """Winners, and the best trials of the papers' methods, by name."""
+        by_number = {trial.number: trial for trial in self.trials}
+        named = {name: by_number[number] for name, number in self.extras.named.items()}
+        return {**named, **self.winners}
 
 
 def build_report(
-    trials: Mapping[str, Any], results: Mapping[str, Any], protocol: Protocol
+    trials: Mapping[str, Any],
+    results: Mapping[str, Any],
+    protocol: Protocol,
+    extras: Extras | None = None,
 ) -> Report:
     """Summarize the contents of trials.json and results.json.
 
@@ -106,33 +151,58 @@ def build_report(
             f"results.json: study {results['study']}, but trials.json has "
             f"{trials['study']}; run `dvc repro evaluate`"
         )
-    records = [TrialRecord(**record) for record in trials["trials"]]
+    extras = extras or Extras()
+    records, pruned = ([TrialRecord(**own) for own in trials[key]] for key in ("trials", "pruned"))
+    failed = [FailedTrial(**own) for own in trials["failed"]]
     winners = {role: TrialRecord(**record) for role, record in results["winners"].items()}
-    rows = base_to_new_rows([Measurement(**one) for one in results["measurements"]])
+    measurements = [Measurement(**one) for one in results["measurements"]]
+    axis_tables = {name: axis_table(records, f"prompt.{name}") for name in ("rank", "bits")}
+    name = results["protocol"]
+    methods, tasks = method_summaries(measurements) if name == BASE_TO_NEW else ({}, {})
+    return Report(
+        study=trials["study"],
+        protocol_name=name,
+        trials=records,
+        pruned=pruned,
+        failed=failed,
+        winners=winners,
+        methods=methods,
+        tasks=tasks,
+        panels=task_panels(tasks) if methods else transfer_panels(name, measurements),
+        axis_tables=axis_tables,
+        headline=headline(methods) if methods else transfer_headline(name, measurements),
+        sweep_findings=[
+            ended_sentence(records, pruned, failed),
+            *selection_sentences(records, winners, protocol.compact_within, extras.objective),
+            curve_sentence(winners["champion"]),
+            importance_sentence(extras.importances, len(records)),
+            *(axis_sentence(axis, table) for axis, table in axis_tables.items()),
+        ],
+        test_findings=comparison_sentences(methods, tasks, winners)
+        if methods
+        else transfer_sentences(name, measurements),
+        measurements=measurements,
+        protocol=protocol,
+        provenance=flat_provenance(trials, results) | dict(extras.environment),
+        extras=extras,
+    )
+
+
+def method_summaries(
+    measurements: list[Measurement],
+) -> tuple[dict[str, MethodSummary], dict[str, dict[str, MethodSummary]]]:
+    """Summarize every method over all tasks, and on each task.
+
+    Raises:
+        ValueError: if a row is missing or doubled.
+    """
+    rows = base_to_new_rows(measurements)
     check_rows(rows)
-    methods = summarize_methods(rows)
     tasks = {
         task: summarize_methods([row for row in rows if row.task == task])
         for task in dict.fromkeys(row.task for row in rows)
     }
-    axis_tables = {name: axis_table(records, f"prompt.{name}") for name in ("rank", "bits")}
-    findings = [
-        *selection_sentences(records, winners, protocol.compact_within),
-        *comparison_sentences(methods, tasks, winners),
-        *(axis_sentence(name, table) for name, table in axis_tables.items()),
-    ]
-    return Report(
-        study=trials["study"],
-        trials=records,
-        winners=winners,
-        methods=methods,
-        tasks=tasks,
-        axis_tables=axis_tables,
-        headline=headline(methods),
-        findings=findings,
-        protocol=protocol,
-        provenance=flat_provenance(trials, results),
-    )
+    return summarize_methods(rows), tasks
 
 
 def flat_provenance(trials: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
@@ -152,8 +222,10 @@ def flat_provenance(trials: Mapping[str, Any], results: Mapping[str, Any]) -> di
     return lines
 
 
-def metrics(report: Report) -> dict[str, dict[str, float | int]]:
+def metrics(report: Report) -> Mapping[str, Mapping[str, float | int]]:
     """Return what `dvc metrics show` compares: per method, rounded, in [0, 1] and bytes."""
+    if not report.methods:
+        return reached(report.measurements)
     result: dict[str, dict[str, float | int]] = {}
     for name, method in report.methods.items():
         stats = {key: getattr(method, key) for key in (*MEASURES, "held_out_base", "held_out_new")}
@@ -162,77 +234,3 @@ def metrics(report: Report) -> dict[str, dict[str, float | int]]:
             result[name]["harmonic_mean_spread"] = round(method.harmonic_mean.spread, 4)
         result[name]["size_bytes"] = method.size_bytes
     return result
-
-
-def trial_points(report: Report) -> list[dict[str, Any]]:
-    """Return one flat row per trial, for DVC's plots; accuracies in percent."""
-    roles = {record.number: role for role, record in reversed(report.winners.items())}
-    return [
-        {
-            "trial": t.number,
-            "role": roles.get(t.number, "trial"),
-            "bytes": t.size_bytes,
-            "score": round(100 * t.score, 2),
-            "base": round(100 * t.base, 2),
-            "new": round(100 * t.new, 2),
-        }
-        | {key.rpartition(".")[2]: value for key, value in t.settings.items()}
-        for t in report.trials
-    ]
-
-
-def task_points(report: Report) -> list[dict[str, Any]]:
-    """Return one flat row per task and method, for DVC's plots; accuracies in percent."""
-    return [
-        {"method": name, "task": task}
-        | {key: round(100 * getattr(method, key).mean, 2) for key in MEASURES}
-        for task, methods in report.tasks.items()
-        for name, method in methods.items()
-    ]
-
-
-def pages() -> Environment:
-    """Return what fills templates; HTML pages load nothing from elsewhere."""
-    environment = Environment(
-        loader=PackageLoader("pipeline"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-    )
-    environment.filters |= {
-        "percent": percent,
-        "with_spread": with_spread,
-        "describe": describe,
-        "listed": listed,
-    }
-    return environment
-
-
-def render(template: str, report: Report, pictures: Sequence[Picture]) -> str:
-    """Fill `report.md.j2` or `report.html.j2`."""
-    return (
-        pages()
-        .get_template(template)
-        .render(report=report, pictures=pictures, labels=METHODS, best_of=best_on_test)
-    )
-
-
-def render_tables(
-    template: str,
-    results: Mapping[str, Any],
-    trials: Mapping[str, Any],
-    tables: Sequence[ResultTable],
-) -> str:
-    """Fill `tables.md.j2` or `tables.html.j2`: the pages of protocols without base and new."""
-    return (
-        pages()
-        .get_template(template)
-        .render(
-            protocol=results["protocol"],
-            study=results["study"],
-            tables=tables,
-            provenance=flat_provenance(trials, results),
-        )
-    )

@@ -5,6 +5,7 @@ Shapes: S seeds, K classes, M context tokens, N images, E joint embedding width.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,19 @@ from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet
 from pipeline.validation import Validation, validation_rows
 from pipeline.vision_tower import VisionTower
 from pipeline.whole_tower import AnyNames, Tower
+
+log = logging.getLogger(__name__)
+
+
+def usable_device(gpus: float) -> torch.device:
+    """Return where a worker computes that was given so much of a GPU.
+
+    It is the CPU where torch sees no GPU, with a warning in the worker's log: a machine may
+    declare GPUs to Ray that torch, or the driver beneath it, cannot use.
+    """
+    if gpus and not torch.cuda.is_available():
+        log.warning("given %g of a GPU, but torch sees none; computing on the CPU", gpus)
+    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -272,9 +286,14 @@ def measure_on(
         rows: for each prompt, positions in `features.features_NE`; images of other classes are
             left out.
         classes: to tell apart.
+
+    Raises:
+        ArithmeticError: if a class embedding is not finite; the nearest class then means nothing.
     """
     names = text.pack([features.class_names[label] for label in classes], prompts[0].n_ctx)
     class_SKE = text.class_embeddings(prompts, names).cpu()
+    if not class_SKE.isfinite().all():
+        raise ArithmeticError("a class embedding is not finite")
     vision_SJMW = text.inputs(prompts).vision_JMW
     accuracies = []
     for place, (row_n, class_KE) in enumerate(zip(rows, class_SKE, strict=True)):

@@ -22,6 +22,8 @@ class EvaluateConfig(Config):
     """Named methods that are refit and tested beside the winners, as params.yaml has them."""
     per_task: bool
     """Whether the winners of every task on its own are refit, too, beside the common ones."""
+    pareto: bool
+    """Whether the other trials of the Pareto front are refit, too, with the first seed alone."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,20 @@ class TrialRecord:
     seconds: float
 
 
+@dataclass(frozen=True)
+class FailedTrial:
+    """A trial that raised, hung or lost its worker too often; `reason` is the error's last line."""
+
+    number: int
+    settings: dict[str, Any]
+    reason: str
+
+
 def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials that no other beats in score without being larger, smallest first."""
+    """Return the trials that no other beats in score without being larger, smallest first.
+
+    Of trials that tie exactly in both, the one with the lowest number stays.
+    """
     front: list[TrialRecord] = []
     for trial in sorted(trials, key=lambda t: (t.size_bytes, -t.score, t.number)):
         if not front or trial.score > front[-1].score:

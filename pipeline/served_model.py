@@ -1,19 +1,18 @@
 """The registered model: encoded images in, class names and probabilities out.
 
 MLflow runs this file itself ("models from code"), so nothing is pickled. The model opens no file
-and no address that a client names: a string is base64 or an error.
+and no address that a client names: a string is base64 or an error. Under `mlflow models serve` it
+also puts a guard in front of the server (`guard`).
 
-Shapes: N images, K classes, E joint embedding width.
+Shapes: N images, E joint embedding width.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
-from collections import Counter
+import io
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,11 @@ from mlflow.pyfunc.model import PythonModel
 from PIL import Image
 from torch import Tensor
 
-from pipeline.backbone import BackboneConfig, load_backbone
+from pipeline.calls import COLUMN, MAX_IMAGES
 from pipeline.decode import Limits, decode_picture
 from pipeline.errors import report_all
-from pipeline.few_shot import split_base_new
-from pipeline.images import encode_tokens
-from pipeline.metrics import logits
-from pipeline.packed_prompt import load_prompt
-from pipeline.stored_prompt import StoredPrompt
+from pipeline.guard import guard_server
+from pipeline.predictor import Predictor, load_model_files
 
 MAX_BYTES = 16 * 2**20
 LIMITS = Limits(
@@ -42,11 +38,9 @@ LIMITS = Limits(
     max_aspect=100,
 )
 """Stricter than those of training: here strangers send the images."""
-MAX_CLASSES = 10_000
-MAX_NAME = 500
-TOP = 5
+MAX_PIXELS = 512_000_000
+"""Of all images of a call: some ten seconds of decoding."""
 CHUNK = 64
-CANDIDATES = ("all", "base", "new")
 
 
 def image_bytes(value: object) -> bytes:
@@ -84,8 +78,32 @@ def decode_image(value: object) -> Image.Image:
     return decode_picture(image_bytes(value), LIMITS)
 
 
+def claimed_pixels(value: object) -> int:
+    """Return how many pixels an image's header claims, if it is one; nothing is decoded."""
+    try:
+        with Image.open(io.BytesIO(image_bytes(value)), formats=LIMITS.formats) as picture:
+            return min(picture.width * picture.height, LIMITS.max_pixels)
+    except Exception:  # Pillow raises many kinds on damaged files; decoding says which
+        return 0
+
+
+def check_amount(images: Sequence[object]) -> None:
+    """Refuse a call that asks for too much at once, before anything is decoded.
+
+    Raises:
+        ValueError: on no image, more than `MAX_IMAGES`, or more than `MAX_PIXELS` in all.
+    """
+    if not images:
+        raise ValueError("image: found no row; allowed is at least one")
+    if len(images) > MAX_IMAGES:
+        raise ValueError(f"image: found {len(images)} rows; allowed are {MAX_IMAGES} at once")
+    pixels = sum(map(claimed_pixels, images))
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"image: {pixels} pixels in all; allowed are {MAX_PIXELS} at once")
+
+
 class PromptModel(PythonModel):
-    """The prompts of one role, one per task, and the backbone that they were learned for."""
+    """The prompts of one configuration, one per task, behind MLflow's interface."""
 
     def load_context(self, context: Any) -> None:
         """Load the backbone and the prompts.
@@ -94,18 +112,8 @@ class PromptModel(PythonModel):
             ValueError: if the backbone is not the one that the prompts were learned for.
         """
         paths = {name: Path(path) for name, path in context.artifacts.items()}
-        self.about = json.loads(paths["model"].read_text())
-        found = self.about["backbone"]
-        name = str(paths["backbone"]) if "backbone" in paths else found["name"]
-        self.backbone = load_backbone(BackboneConfig(name=name, pretrained=found["pretrained"]))
-        self.prompts, self.class_names = {}, {}
-        for task in self.about["tasks"]:
-            file = paths["prompts"] / f"{task}.prompt"
-            self.prompts[task], about = load_prompt(file, self.backbone.fingerprint)
-            self.class_names[task] = tuple(about["class_names"])
-        deep = any("coupling_JWD" in prompt.tensors for prompt in self.prompts.values())
-        self.vision = self.backbone.vision_side() if deep else None
-        self.cached_embeddings = lru_cache(maxsize=64)(self.class_embeddings)
+        self.predictor: Predictor = load_model_files(paths["model"].parent, paths.get("backbone"))
+        guard_server()
 
     def predict(
         self,
@@ -122,116 +130,43 @@ class PromptModel(PythonModel):
                 classes of the task; `classes`: other names to choose from, instead of the task's.
 
         Returns:
-            One row per image: `class_name`, its `probability` (softmax of scaled cosines), and the
-            best five as lists: `top_classes`, `top_probabilities`.
+            One row per image, with the columns of `Predictor.answer`.
 
         Raises:
             MlflowException: INVALID_PARAMETER_VALUE (HTTP 400) on an unknown task, a wrong name,
-                or an image that cannot be read.
+                too much at once, or an image that cannot be read.
         """
+        params = params or {}
         try:
-            task, names = self.choose(params or {})
-            class_KE = self.cached_embeddings(task, names)
-            image_NE = self.image_features(model_input["image"].tolist(), task)
+            task, names = self.predictor.choose(
+                params.get("task"), params.get("candidates") or "all", params.get("classes") or ()
+            )
+            images = model_input[COLUMN].tolist()
+            check_amount(images)
+            self.predictor.embeddings(task, names)  # refuses names before images are decoded
+            image_NE = self.image_features(images, task)
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
-        probability_NK = logits(image_NE, class_KE, self.backbone.logit_scale).softmax(dim=-1)
-        top = probability_NK.topk(min(TOP, len(names)))
-        top_classes = [[names[k] for k in row] for row in top.indices.tolist()]
-        return pd.DataFrame(
-            {
-                "class_name": [row[0] for row in top_classes],
-                "probability": top.values[:, 0].tolist(),
-                "top_classes": top_classes,
-                "top_probabilities": top.values.tolist(),
-            }
-        )
-
-    def choose(self, params: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-        """Return the task and the class names to choose from.
-
-        Raises:
-            ValueError: if one of them is not allowed.
-        """
-        task = params.get("task") or self.about["tasks"][0]
-        if task not in self.prompts:
-            raise ValueError(f"task: found {task!r}; allowed are {self.about['tasks']}")
-        candidates = params.get("candidates") or "all"
-        if candidates not in CANDIDATES:
-            raise ValueError(f"candidates: found {candidates!r}; allowed are {list(CANDIDATES)}")
-        classes = tuple(params.get("classes") or ())
-        if classes:
-            check_classes(classes)
-            return task, classes
-        names = self.class_names[task]
-        base, new = split_base_new(range(len(names)))
-        chosen = {"all": base + new, "base": base, "new": new}[candidates]
-        return task, tuple(names[label] for label in chosen)
-
-    def class_embeddings(self, task: str, names: tuple[str, ...]) -> Tensor:
-        """Return the class embeddings `[K, E]` of a task's prompt, on the CPU.
-
-        Raises:
-            ValueError: if a name is too long for the text tower.
-        """
-        prompt = self.prompts[task]
-        text = self.backbone.text_side(prompt.init, names)
-        text.check_names(prompt.n_ctx)
-        return text.class_embeddings([prompt], text.pack(names, prompt.n_ctx))[0].cpu()
+        return pd.DataFrame(self.predictor.answer(image_NE, task, names))
 
     def image_features(self, images: Sequence[object], task: str) -> Tensor:
         """Return unit features `[N, E]`; a chunk of images is in memory at a time.
 
-        The prompt of the task matters if it stands in the image tower, too.
-
         Raises:
-            ValueError: naming every image that cannot be read, or if there is none.
+            ValueError: naming every image that cannot be read.
         """
-        if not images:
-            raise ValueError("image: found no row; allowed is at least one")
         parts, problems = [], []
         for start in range(0, len(images), CHUNK):
             pictures = []
             for row, value in enumerate(images[start : start + CHUNK], start):
                 try:
-                    pictures.append(self.backbone.transform(decode_image(value)))
+                    pictures.append(self.predictor.transform(decode_image(value)))
                 except ValueError as error:
                     problems.append(f"image {row}: {error}")
             if not problems:
-                parts.append(self.encode(torch.stack(pictures), self.prompts[task]))
+                parts.append(self.predictor.encode(torch.stack(pictures), task))
         report_all(f"{len(problems)} of {len(images)} image(s) cannot be read", problems)
         return torch.cat(parts)
-
-    @torch.inference_mode()
-    def encode(self, pictures_N3HW: Tensor, prompt: StoredPrompt) -> Tensor:
-        """Return unit features `[N, E]` of pictures, beside the prompt if it is deep."""
-        inputs = self.backbone.text_side(prompt.init, ()).inputs([prompt])
-        if inputs.vision_JMW is None:
-            return self.backbone.encode_images(pictures_N3HW)
-        assert self.vision is not None
-        token_NLW = self.vision.embed(pictures_N3HW.to(self.backbone.device))
-        return encode_tokens(self.vision, token_NLW[None], inputs.vision_JMW)[0].cpu()
-
-
-def check_classes(classes: Sequence[str]) -> None:
-    """Refuse class names that are empty, repeated, too long or too many.
-
-    Raises:
-        ValueError: naming them.
-    """
-    if len(classes) > MAX_CLASSES:
-        raise ValueError(f"classes: found {len(classes)}; allowed are {MAX_CLASSES}")
-    wrong = [
-        name
-        for name in classes
-        if not (isinstance(name, str) and name.strip()) or len(name) > MAX_NAME
-    ]
-    report_all(
-        f"classes: allowed are names of 1 to {MAX_NAME} characters",
-        [f"{name!r:.60}" for name in wrong],
-    )
-    repeated = sorted(name for name, count in Counter(classes).items() if count > 1)
-    report_all("classes: allowed is every name once", [repr(name) for name in repeated])
 
 
 set_model(PromptModel())

@@ -5,7 +5,7 @@ Accuracies are in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -92,6 +92,28 @@ class AxisRow:
     new: float
     score: float
     best: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Accuracies to draw side by side: a row per task or target, in it a value per method."""
+
+    title: str
+    rows: dict[str, dict[str, Stat]]
+
+
+def task_panels(tasks: Mapping[str, Mapping[str, MethodSummary]]) -> list[Panel]:
+    """Return a panel for base, new and harmonic mean, with a row per task."""
+    return [
+        Panel(
+            words,
+            {
+                task: {name: getattr(method, measure) for name, method in methods.items()}
+                for task, methods in tasks.items()
+            },
+        )
+        for measure, words in MEASURES.items()
+    ]
 
 
 def check_rows(rows: Sequence[TestRow]) -> None:

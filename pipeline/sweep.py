@@ -1,157 +1,61 @@
-"""The sweep on Ray Tune.
-
-Workers get the towers and all features once, through Ray's object store, and keep them between
-trials.
-"""
+"""The sweep on Ray Tune: the driver's side. What a worker does stands in worker.py."""
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the brake has its own
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the memory, not Tune
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 
-import torch
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline.checkpoint import load_trial, save_trial
-from pipeline.features import TaskFeatures
-from pipeline.prompts import PromptConfig
-from pipeline.run import TextSide
+from pipeline.brake import Brake, Unpickled
 from pipeline.search import Search, SweepConfig
 from pipeline.selection import TrialRecord
-from pipeline.train import TrainConfig
-from pipeline.trial import Trial
-
-Settings = dict[str, Any]
+from pipeline.vault import Vault
+from pipeline.worker import Settings, SweepJob, TrialActor
 
 ANSI_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """What every trial of a sweep shares.
-
-    Attributes:
-        text: the text tower and tokenized names.
-        tasks: their features.
-        resolve: turns a trial's settings into its configuration.
-        expand: adds what a method of the settings stands for.
-        sweep: resources, shots and seeds.
-    """
-
-    text: TextSide
-    tasks: list[TaskFeatures]
-    resolve: Callable[[Settings], tuple[PromptConfig, TrainConfig]]
-    expand: Callable[[Settings], Settings]
-    sweep: SweepConfig
-
-
-class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
-    """A Ray worker that runs one trial after the other; an iteration is a round.
-
-    Every round leaves a checkpoint, from which another worker can go on.
-    """
-
-    def setup(self, config: dict[str, Any], job: SweepJob) -> None:
-        """Keep the shared job and begin the first trial."""
-        torch.set_num_threads(max(1, int(job.sweep.cpus_per_trial)))
-        device = torch.device("cuda" if job.sweep.gpus_per_trial else "cpu")
-        job.text.to(device)
-        self.job = job
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in the same process."""
-        job = self.job
-        self.number, self.settings = new_config["number"], new_config["settings"]
-        self.watch = hang_file(Path(new_config["folder"]), self.number).open("w")
-        prompt, train = job.resolve(self.settings)
-        sweep = job.sweep
-        self.trial = Trial(
-            job.text, job.tasks, prompt, train, sweep.shots, sweep.seeds, sweep.validation
-        )
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Train one round; the result carries the trial's record as far as it is.
-
-        A round that hangs ends the worker, and leaves where it hung.
-        """
-        timeout = self.job.sweep.round_timeout_s
-        if timeout:
-            self.watch.seek(0)
-            faulthandler.dump_traceback_later(timeout, exit=True, file=self.watch)
-        result: dict[str, Any] = {**self.trial.run_round(), "done": self.trial.done}
-        faulthandler.cancel_dump_traceback_later()
-        return {**result, "record": asdict(self.record())}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the trial between two rounds."""
-        save_trial(Path(checkpoint_dir), self.trial)
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from there."""
-        load_trial(Path(checkpoint), self.trial)
-
-    def record(self) -> TrialRecord:
-        """Return what is kept of the trial."""
-        last = self.trial.history[-1]
-        return TrialRecord(
-            number=self.number,
-            settings=self.job.expand(self.settings),
-            score=last["score"],
-            base=last["base"],
-            new=last["new"],
-            size_bytes=self.trial.size_bytes,
-            tasks=self.trial.tasks,
-            history=self.trial.history,
-            seconds=self.trial.seconds,
-        )
-
-
-def hang_file(folder: Path, number: int) -> Path:
-    """The file that tells where a trial's round hung; empty if none did."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"hang-{number}.txt"
-
-
-class Unpickled:
-    """Leaves its attributes behind when Ray Tune pickles it for a restore that is never used."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: the study is the state."""
-        return {}
+HUNG = "a round took longer than sweep.round_timeout_s; the study has where it hung"
 
 
 class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]  # Ray is untyped
     """Lets Ray Tune ask a study for configurations; results are told by `StudyCallback`."""
 
     def __init__(
-        self, search: Search, infeasible: Callable[[Settings], str | None], folder: Path
+        self, search: Search, infeasible: Callable[[Settings], str | None], brake: Brake
     ) -> None:
         """Keep the study."""
         super().__init__(metric="score", mode="max")
-        self.search, self.infeasible, self.folder = search, infeasible, folder
+        self.search, self.infeasible, self.brake = search, infeasible, brake
+        self.again: list[dict[str, Any]] = []
+        self.all_asked = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002 (Ray's)
-        """Return the next trial's number and settings."""
-        asked = self.search.ask(self.infeasible)
-        if asked is None:
-            return str(Searcher.FINISHED)
-        return {"number": asked[0], "settings": asked[1], "folder": str(self.folder)}
+        """Return the next trial's number and settings, or None while trials may come back."""
+        if self.again:
+            return self.again.pop()
+        if not self.all_asked:
+            asked = None
+            with self.brake.guards():
+                asked = self.search.ask(self.infeasible)
+            if asked is not None:
+                return {"number": asked[0], "settings": asked[1]}
+            self.all_asked = True
+        if self.search.running and not self.brake.error:
+            return None
+        return str(Searcher.FINISHED)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -181,9 +85,45 @@ class Listener(Protocol):
 class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is untyped
     """Tells the study and the listener of every trial that ended."""
 
-    def __init__(self, search: Search, listener: Listener, rounds_of: Callable[[Settings], int]):
-        """Keep the study and the listener; `rounds_of` settings tells when a trial is finished."""
-        self.search, self.listener, self.rounds_of = search, listener, rounds_of
+    def __init__(
+        self, searcher: StudySearcher, job: SweepJob, vault: Vault, listener: Listener
+    ) -> None:
+        """Keep those who are told, and the vault."""
+        self.searcher, self.job, self.vault, self.listener = searcher, job, vault, listener
+        self.search, self.brake = searcher.search, searcher.brake
+        self.began: set[int] = set()
+        self.given_again: set[int] = set()
+
+    def on_trial_start(
+        self,
+        iteration: int,  # noqa: ARG002 (Ray's interface)
+        trials: list[RayTrial],  # noqa: ARG002 (as above)
+        trial: RayTrial,
+        **info: Any,  # noqa: ARG002 (as above)
+    ) -> None:
+        """Note that a worker has the trial."""
+        self.began.add(trial.config["number"])
+
+    def on_trial_recover(
+        self,
+        iteration: int,  # noqa: ARG002 (Ray's interface)
+        trials: list[RayTrial],  # noqa: ARG002 (as above)
+        trial: RayTrial,
+        **info: Any,  # noqa: ARG002 (as above)
+    ) -> None:
+        """Note that the trial waits for another worker."""
+        self.began.discard(trial.config["number"])
+
+    def on_trial_result(
+        self,
+        iteration: int,  # noqa: ARG002 (Ray's interface)
+        trials: list[RayTrial],  # noqa: ARG002 (as above)
+        trial: RayTrial,
+        result: dict[str, Any],  # noqa: ARG002 (as above)
+        **info: Any,  # noqa: ARG002 (as above)
+    ) -> None:
+        """Forget failures before this round: only those in a row count."""
+        trial.run_metadata.num_failures = 0
 
     def on_trial_complete(
         self,
@@ -193,13 +133,16 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is u
         **info: Any,  # noqa: ARG002 (as above)
     ) -> None:
         """Keep the record, then tell the listener; a trial with rounds left was stopped early."""
-        record = TrialRecord(**trial.last_result["record"])
-        if len(record.history) < self.rounds_of(trial.config["settings"]):
-            self.search.tell_pruned(record.number, record)
-            self.listener.on_pruned(record)
-        else:
-            self.search.tell(record.number, record)
-            self.listener.on_finished(record)
+        with self.brake.guards():
+            record = TrialRecord(**trial.last_result["record"])
+            _, train = self.job.resolve(trial.config["settings"])
+            self.vault.drop(record.number)
+            if len(record.history) < train.rounds:
+                self.search.tell_pruned(record.number, record)
+                self.listener.on_pruned(record)
+            else:
+                self.search.tell(record.number, record)
+                self.listener.on_finished(record)
 
     def on_trial_error(
         self,
@@ -208,19 +151,33 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is u
         trial: RayTrial,
         **info: Any,  # noqa: ARG002 (as above)
     ) -> None:
-        """Keep the error's text."""
+        """Keep the error's text.
+
+        Ray Tune does not retry a trial that was given to a worker of which it did not know that it
+        is dead; such a trial is given out again, once.
+        """
+        number = trial.config["number"]
+        if number not in self.began | self.given_again:
+            self.given_again.add(number)
+            self.searcher.again.append(dict(trial.config))
+            return
+        with self.brake.guards():
+            reason, text = self.failure(trial)
+            self.vault.drop(number)
+            self.search.tell_failed(number, text)
+            self.listener.on_failed(number, reason)
+
+    def failure(self, trial: RayTrial) -> tuple[str, str]:
+        """Return why a trial failed, in a line and in full."""
         file = trial.error_file  # the text of every failure of the trial
         text = Path(file).read_text() if file else "Ray Tune kept no error"
         text = ANSI_COLOURS.sub("", text).strip()
-        number = trial.config["number"]
-        hang = hang_file(Path(trial.config["folder"]), number)
-        where = hang.read_text().strip() if hang.exists() else ""
-        reason = text.splitlines()[-1]
-        if where:
-            reason = "a round took longer than sweep.round_timeout_s; the study has where it hung"
-            text = f"{text}\n\n{where}\n\n{reason}"
-        self.search.tell_failed(number, text)
-        self.listener.on_failed(number, reason)
+        timeout_s = self.job.sweep.round_timeout_s
+        place = self.vault.hung(trial.config["number"], timeout_s) if timeout_s else None
+        if place is None:
+            return text.splitlines()[-1], text
+        place = place or "the worker could not say where; its log in Ray's folder does"
+        return HUNG, f"{text}\n\n{place.strip()}\n\n{HUNG}"
 
 
 def run_sweep(search: Search, job: SweepJob, folder: Path, listener: Listener) -> None:
@@ -229,46 +186,74 @@ def run_sweep(search: Search, job: SweepJob, folder: Path, listener: Listener) -
     Args:
         search: the study.
         job: what all trials share.
-        folder: where Ray Tune keeps its own files of this sweep; all nodes must see it.
+        folder: where Ray Tune keeps its own files of this sweep. Only the driver's node uses it,
+            and nothing is read from it later.
         listener: is told of every trial that ended, after the study.
+
+    Raises:
+        KeyboardInterrupt: with the signal's number, if SIGINT or SIGTERM ended the sweep.
+        Exception: what the study or the listener raised; the sweep ends with the first.
     """
-    folder, config = folder.resolve(), job.sweep
-    resources = {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
+    config, brake = job.sweep, Brake()
 
     def infeasible(settings: Settings) -> str | None:
         return job.resolve(settings)[0].infeasible()
 
-    def rounds_of(settings: Settings) -> int:
-        return job.resolve(settings)[1].rounds
-
+    vault, searcher = Vault(), StudySearcher(search, infeasible, brake)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrialActor, job=job), resources),
+        tune.with_resources(
+            tune.with_parameters(TrialActor, job=job, vault=vault),
+            {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial},
+        ),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(search, infeasible, folder / "hangs"),
-            scheduler=scheduler(config),
-            num_samples=-1,
-            reuse_actors=True,
+            search_alg=searcher, scheduler=scheduler(config), num_samples=-1, reuse_actors=True
         ),
         run_config=tune.RunConfig(
             name=search.name,
-            storage_path=str(folder),
-            callbacks=[StudyCallback(search, listener, rounds_of)],
-            checkpoint_config=tune.CheckpointConfig(
-                checkpoint_frequency=1, num_to_keep=1, checkpoint_at_end=False
-            ),
+            storage_path=str(folder.resolve()),
+            callbacks=[StudyCallback(searcher, job, vault, listener)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
+            stop=brake,
             verbose=0,
         ),
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the callback tells of failures
-    tuner.fit()
+    try:
+        with brake.on_signals():
+            tuner.fit()
+    finally:
+        vault.close()
+    if brake.error:
+        raise brake.error
+
+
+class InOrder:
+    """Chooses among the trials that have not ended; Ray's own way looks at all, at every event."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
+        """Return the first trial that waits, or that was paused."""
+        live = sorted(tune_controller.get_live_trials(), key=lambda one: one.config["number"])
+        for status in (RayTrial.PENDING, RayTrial.PAUSED):
+            for trial in live:
+                if trial.status == status:
+                    return trial
+        return None
+
+
+class PlainScheduler(InOrder, FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
+    """Every trial runs to its end."""
+
+
+class StoppingScheduler(InOrder, ASHAScheduler):  # type: ignore[misc]  # Ray is untyped
+    """Trials that fall behind are stopped."""
 
 
 def scheduler(config: SweepConfig) -> TrialScheduler:
     """Return what decides whether a trial goes on: ASHA, or that all do."""
     if config.objective == "pareto":
-        return FIFOScheduler()
-    return ASHAScheduler(
+        return PlainScheduler()
+    return StoppingScheduler(
         metric="score",
         mode="max",
         max_t=10**6,  # a trial knows its own end

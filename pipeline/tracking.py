@@ -1,7 +1,7 @@
 """What MLflow is told: one run per sweep, one nested run per trial, one per later stage.
 
 Runs are keyed by a tag, so that repeating a stage, or resuming a sweep, finds its runs again
-and never makes a second one.
+and never makes a second one. `sweep_log` decides when trials are told.
 """
 
 from __future__ import annotations
@@ -9,25 +9,30 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two requests per run
 
 import mlflow
-import requests
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config import Config
+from pipeline.delivery import Away, Refused
 from pipeline.selection import TrialRecord
+from pipeline.server import check_server, shown
+from pipeline.trial_run import trial_key, trial_metrics, trial_name
 
 KEY = "loqua.key"
+ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""MLflow's own retries would make a second run where only the answer to the first was lost."""
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets the UI open on training runs."""
 
@@ -38,6 +43,8 @@ class TrackingConfig(Config):
     uri: str | None
     """null: a sqlite file among the artefacts; or the address of a server."""
     experiment: str = Field(min_length=1)
+    patience_s: float = Field(default=120, ge=0)
+    """How long the end of a sweep waits for a server that is away."""
 
 
 def tracking_uri(config: TrackingConfig, state: Path) -> str:
@@ -46,21 +53,12 @@ def tracking_uri(config: TrackingConfig, state: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or config.uri or local
 
 
-def check_server(uri: str) -> None:
-    """Refuse a tracking server that does not answer, before anything is computed.
-
-    Raises:
-        ValueError: naming the address.
-    """
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=10).raise_for_status()
-    except requests.RequestException as error:
-        raise ValueError(
-            f"tracking.uri: the MLflow server {uri} does not answer ({type(error).__name__}); "
-            "start it, or set tracking.uri to null for a local file"
-        ) from None
+def root_of(error: BaseException) -> str:
+    """Say what is at the root of an error, in one short line."""
+    while below := error.__cause__ or error.__context__:
+        error = below
+    text = str(error).split("\n")[0] or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 class Tracker:
@@ -73,6 +71,7 @@ class Tracker:
             ValueError: if the server does not answer or the address is no tracking store.
         """
         self.uri = tracking_uri(config, state)
+        self.place = shown(self.uri)
         check_server(self.uri)
         try:
             state.mkdir(parents=True, exist_ok=True)
@@ -93,7 +92,38 @@ class Tracker:
                 )
             )
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise ValueError(f"tracking.uri: {self.uri}: {error}") from None
+            raise ValueError(f"tracking.uri: {self.place}: {self._words(error)}") from None
+
+    @contextmanager
+    def one_try(self) -> Iterator[None]:
+        """Within the block, requests are tried once; whoever sends decides what then."""
+        before = {name: os.environ.get(name) for name in ONE_TRY}
+        os.environ.update(ONE_TRY)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+    @contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Turn MLflow's errors into two.
+
+        Raises:
+            Away: if the store does not answer, or is in trouble of its own.
+            Refused: if it does not take what was sent.
+        """
+        try:
+            yield
+        except MlflowException as error:
+            status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # MLflow's
+            refused = 400 <= status < 500 and status not in (408, 429)
+            raise (Refused if refused else Away)(self._words(error)) from error
+        except (SQLAlchemyError, OSError) as error:
+            raise Away(self._words(error)) from error
+
+    def _words(self, error: BaseException) -> str:
+        return root_of(error).replace(self.uri, self.place)
 
     def open_run(
         self,
@@ -116,21 +146,42 @@ class Tracker:
         if run_id:
             self.client.set_terminated(run_id, "RUNNING")
             return run_id
+        return self._create(key, name, tags, parent, int((time.time() - seconds_ago) * 1000))
+
+    def find_run(self, key: str) -> str | None:
+        """Return the id of the run with this key, untouched, or None."""
+        run = self._find(key)
+        return str(run.info.run_id) if run else None
+
+    def _find(self, key: str) -> Run | None:
+        """Return the run with this key; of several, the best, and delete the others."""
+        return self._keep_best(
+            self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=10)
+        )
+
+    def _keep_best(self, runs: Sequence[Run]) -> Run | None:
+        """Delete all but one of a key's runs; one that ended stays, else the earliest.
+
+        More than one comes of a request that got through although its answer did not.
+        """
+        in_order = sorted(
+            runs, key=lambda r: (r.info.status == "RUNNING", r.info.start_time, r.info.run_id)
+        )
+        for run in in_order[1:]:
+            self.client.delete_run(run.info.run_id)
+        return in_order[0] if in_order else None
+
+    def _create(
+        self, key: str, name: str, tags: Mapping[str, str], parent: str, started_ms: int
+    ) -> str:
         nested = {"mlflow.parentRunId": parent} if parent else {}
         run = self.client.create_run(
             self.experiment_id,
-            start_time=int((time.time() - seconds_ago) * 1000),
+            start_time=started_ms,
             run_name=name,
             tags={KEY: key, "mlflow.source.name": "loqua", **tags, **nested},
         )
         return str(run.info.run_id)
-
-    def find_run(self, key: str) -> str | None:
-        """Return the id of the run with this key, untouched, or None."""
-        found = self.client.search_runs(
-            [self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1
-        )
-        return str(found[0].info.run_id) if found else None
 
     @contextmanager
     def run(self, key: str, name: str, tags: Mapping[str, str], parent: str = "") -> Iterator[str]:
@@ -151,15 +202,28 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         metrics: Iterable[tuple[str, float, int]] = (),
         tags: Mapping[str, str] | None = None,
+        time_ms: Callable[[int], int] | None = None,
     ) -> None:
-        """Add parameters, metrics (name, value, step) and tags to a run, in one request."""
+        """Add parameters, metrics (name, value, step) and tags to a run.
+
+        All go in one request, or in as few as MLflow's limits allow. A metric that is logged
+        again at the same time, which `time_ms` tells of a step, is kept once.
+        """
         now = int(time.time() * 1000)
         self.client.log_batch(
             run_id,
-            metrics=[Metric(k, v, now, step) for k, v, step in metrics if math.isfinite(v)],
+            metrics=[
+                Metric(key, value, time_ms(step) if time_ms else now, step)
+                for key, value, step in metrics
+                if math.isfinite(value)
+            ],
             params=[Param(key, str(value)) for key, value in (params or {}).items()],
             tags=[RunTag(key, str(value)) for key, value in (tags or {}).items()],
         )
+
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """Return the newest value of every metric of a run."""
+        return dict(self.client.get_run(run_id).data.metrics)
 
     def close_run(self, run_id: str, status: str = "FINISHED") -> None:
         """End a run: FINISHED, FAILED or KILLED."""
@@ -178,43 +242,56 @@ class Tracker:
         record: TrialRecord,
         tags: Mapping[str, str],
         status: str = "FINISHED",
+        ended: float | None = None,
+        search: bool = True,
     ) -> None:
-        """Record a trial as a nested run; KILLED is one that was stopped early."""
-        key = f"{study}/{record.number}"
-        name = trial_name(record.settings, record.number)
-        run_id = self.open_run(key, name, tags, parent, record.seconds)
-        last = len(record.history)
-        metrics = [
-            (name, value, step)
-            for step, epoch in enumerate(record.history, start=1)
-            for name, value in epoch.items()
-        ]
-        metrics += [("size_bytes", record.size_bytes, last), ("seconds", record.seconds, last)]
-        metrics += [
-            (f"{task}/{name}", value, last)
-            for task, values in record.tasks.items()
-            for name, value in values.items()
-        ]
-        self.log(run_id, record.settings, metrics)
-        self.close_run(run_id, status)
+        """Record a trial as a nested run; KILLED is one that was stopped early.
+
+        Repeating it changes nothing, and completes a run that was recorded in part: the times of
+        metrics are counted from the run's start.
+
+        Args:
+            parent: id of the sweep's run.
+            study: the sweep's name.
+            record: the trial.
+            tags: of the run.
+            status: how the trial ended.
+            ended: when, in seconds; now if None.
+            search: False spares a request if the trial was surely never told before.
+        """
+        key = trial_key(study, record)
+        found = self._find(key) if search else None
+        if found and found.info.status != "RUNNING":
+            return
+        started_ms = int(((ended or time.time()) - record.seconds) * 1000)
+        if found:
+            run_id, started_ms = str(found.info.run_id), found.info.start_time
+        else:
+            name = trial_name(record.settings, record.number)
+            run_id = self._create(key, name, tags, parent, started_ms)
+        lasted_ms, last = int(record.seconds * 1000), len(record.history)
+
+        def time_ms(step: int) -> int:
+            return started_ms + lasted_ms * step // max(last, 1)
+
+        self.log(run_id, record.settings, trial_metrics(record), time_ms=time_ms)
+        self.client.set_terminated(run_id, status, started_ms + lasted_ms)
 
     def logged_trials(self, parent: str) -> set[str]:
-        """Return the keys of the trial runs of a sweep that ended."""
-        runs = mlflow.search_runs(
-            [self.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status != 'RUNNING'",
-            max_results=50_000,
-            output_format="list",
-        )
-        return {run.data.tags.get(KEY, "") for run in runs}
-
-
-def trial_name(settings: Mapping[str, Any], number: int) -> str:
-    """Return a run name that tells the settings, for instance `7: rank 1, bits 2`."""
-    parts = [
-        f"{key.rpartition('.')[2]} {value:.3g}"
-        if isinstance(value, float)
-        else f"{key.rpartition('.')[2]} {value}"
-        for key, value in settings.items()
-    ]
-    return f"{number}: {', '.join(parts)}"
+        """Return the keys of the trial runs of a sweep that ended; of each, one run stays."""
+        by_key: dict[str, list[Run]] = {}
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{parent}'",
+                max_results=1_000,
+                page_token=token,
+            )
+            for run in page:
+                by_key.setdefault(run.data.tags.get(KEY, ""), []).append(run)
+            token = page.token
+            if not token:
+                break
+        kept = {key: self._keep_best(runs) for key, runs in by_key.items() if key}
+        return {key for key, run in kept.items() if run and run.info.status != "RUNNING"}

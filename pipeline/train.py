@@ -141,7 +141,7 @@ class PromptFit:
         losses are read after it.
 
         Raises:
-            ArithmeticError: if a loss is not finite.
+            ArithmeticError: if a loss, or what was learned, is not finite.
         """
         self.round += 1
         last = self.n_steps * self.round // self.config.rounds
@@ -155,13 +155,19 @@ class PromptFit:
             loss_S = self._losses(row_SB, view_SB)
             self.optimizer.zero_grad()
             if loss_S.requires_grad:  # rank 0 has nothing to train
-                loss_S.sum().backward()  # type: ignore[no-untyped-call]
+                loss_S.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             self.optimizer.step()
             total_S += loss_S.detach()
             self.step += 1
         losses = (total_S / len(row_TSB)).tolist()
         if not all(math.isfinite(loss) for loss in losses):
-            raise ArithmeticError(f"the loss is not finite in round {self.round}: {losses}")
+            raise ArithmeticError(f"the loss is not finite: {losses}")
+        for replica in self.replicas:
+            for name, value in replica.prompt.named_parameters():
+                if not value.isfinite().all():
+                    raise ArithmeticError(
+                        f"the prompt is not finite: {name} of seed {replica.seed}"
+                    )
         return losses
 
     def contexts(self) -> Tensor:

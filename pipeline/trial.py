@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import mean
 
 from pipeline.errors import report_all
@@ -72,23 +74,50 @@ class Trial:
         return self.runs[0].stored()[0].size_bytes
 
     def run_round(self) -> dict[str, float]:
-        """Train a round on every task; return loss, base, new and score, means over all."""
-        start = time.perf_counter()
-        losses = [mean(run.fit.run_round()) for run in self.runs]
-        self.tasks = self.measure()
-        base, new = (mean(task[key] for task in self.tasks.values()) for key in ("base", "new"))
+        """Train a round on every task; return loss, base, new and score, means over all.
+
+        Raises:
+            ArithmeticError: if something is not finite, saying what, where and in which round.
+        """
+        start, n_round = time.perf_counter(), len(self.history) + 1
+        losses = []
+        with told_in(f"round {n_round}"):
+            for run in self.runs:
+                with told_in(f"task {run.features.name}"):
+                    losses.append(mean(run.fit.run_round()))
+            tasks = self.measure()
+        base, new = (mean(task[key] for task in tasks.values()) for key in ("base", "new"))
+        measured = {"loss": mean(losses), "base": base, "new": new}
+        measured["score"] = harmonic_mean(base, new)
+        self.tasks = tasks
         self.seconds += time.perf_counter() - start
-        self.history.append(
-            {"loss": mean(losses), "base": base, "new": new, "score": harmonic_mean(base, new)}
-        )
-        return self.history[-1]
+        self.history.append(measured)
+        return measured
 
     def measure(self) -> dict[str, dict[str, float]]:
-        """Return validation accuracy on trained and pseudo-new classes, per task."""
+        """Return validation accuracy on trained and pseudo-new classes, per task.
+
+        Raises:
+            ArithmeticError: if one is not finite.
+        """
         result = {}
         for run, (trained, pseudo_new) in zip(self.runs, self.classes, strict=True):
-            result[run.features.name] = {
-                "base": mean(run.validate(trained, self.validation)),
-                "new": mean(run.validate(pseudo_new, self.validation)),
-            }
+            with told_in(f"task {run.features.name}"):
+                found = {
+                    "base": mean(run.validate(trained, self.validation)),
+                    "new": mean(run.validate(pseudo_new, self.validation)),
+                }
+                for name, value in found.items():
+                    if not math.isfinite(value):
+                        raise ArithmeticError(f"accuracy on {name} classes is {value}")
+            result[run.features.name] = found
         return result
+
+
+@contextmanager
+def told_in(place: str) -> Iterator[None]:
+    """Say where something was not finite."""
+    try:
+        yield
+    except ArithmeticError as error:
+        raise ArithmeticError(f"{place}: {error}") from None

@@ -1,6 +1,6 @@
-"""Refit the winners with every seed on all base classes and test them."""
+"""Refit the Pareto winners on all base classes and test them; those with a role with every seed."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -25,16 +25,13 @@ from pipeline.metrics import harmonic_mean
 from pipeline.packed_prompt import save_prompt
 from pipeline.params import Params, apply_settings, load_params
 from pipeline.pictures import with_pictures
-from pipeline.prompts import PromptConfig
+from pipeline.plan import Configuration, front, plan_fits
 from pipeline.protocols import trained_tasks
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.selection import TrialRecord
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.tracking import Tracker
-from pipeline.train import TrainConfig
 from pipeline.trial import check_splits
-
-Configuration = tuple[PromptConfig, TrainConfig]
 
 
 def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
@@ -60,9 +57,9 @@ def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
             task: with_pictures(features, backbone, manifests[task], params.features)
             for task, features in tasks.items()
         }
-    device = "cuda" if params.sweep.gpus_per_trial else "cpu"
     protocol = params.protocols[params.protocol]
-    return EvaluationJob(text, tasks, protocol, params.evaluate.seeds, device)
+    gpus = params.sweep.gpus_per_trial
+    return EvaluationJob(text, tasks, protocol, gpus)
 
 
 def main() -> None:
@@ -72,8 +69,14 @@ def main() -> None:
     backbone = load_backbone(params.backbone.on_cpu())
     chosen = artifacts.load_json(artifacts.WINNERS)
     configs = configurations(params, chosen)
-    depths = [prompt.depth for by_task in configs.values() for prompt, _ in by_task.values()]
-    job = load_job(params, backbone, max(depths))
+    members = front(chosen, params.evaluate.pareto)
+    extra = {
+        member.method: dict.fromkeys(params.tasks, apply_settings(params, member.record.settings))
+        for member in members
+        if not member.roles
+    }
+    every = (*configs.values(), *extra.values())
+    job = load_job(params, backbone, max(c[0].depth for by_task in every for c in by_task.values()))
     captions = {
         task: backbone.encode_captions([f.template.format(name) for name in f.class_names]).cpu()
         for task, f in job.tasks.items()
@@ -85,34 +88,38 @@ def main() -> None:
         for one in measure_zero_shot(job.protocol, job.tasks, task, captions)
     ]
     shots = job.protocol.shots or [params.sweep.shots]
-    fits = [
-        Fit(method, task, count, *by_task[task])
-        for method, by_task in configs.items()
-        for task in trained
-        if task in by_task
-        for count in shots
-    ]
+    planned = plan_fits(configs, trained, shots, params.evaluate.seeds, extra)
     artifacts.clear_folder(artifacts.EVALUATION)
     resources = params.sweep.cpus_per_trial, params.sweep.gpus_per_trial
+    fits = [one.fit for one in planned]
     with cluster(), tqdm(total=len(fits), desc="evaluate", unit="fit") as bar:
         for index, (measured, prompts) in map_parallel(refit, fits, job, *resources):
-            found += measured
-            if fits[index].shots == max(shots):
-                save_prompts(params, backbone, fits[index], measured, prompts, job)
+            for method in planned[index].methods:
+                own = [replace(one, method=method) for one in measured]
+                found += own
+                if fits[index].shots == max(shots):
+                    save_prompts(
+                        params, backbone, replace(fits[index], method=method), own, prompts, job
+                    )
             bar.update()
-    order = [ZERO_SHOT, *sorted(configs)]
+    order = [ZERO_SHOT, *sorted(configs), *extra]
     found.sort(
         key=lambda one: (
             order.index(one.method), params.tasks.index(one.source), one.shots, one.seed or 0
         )
     )  # fmt: skip
+    plain = [one for one in found if one.method not in extra]
     artifacts.save_json(
         artifacts.RESULTS,
         {
             "study": chosen["study"],
             "winners": chosen["winners"],
             "protocol": params.protocol,
-            "measurements": [asdict(one) for one in found],
+            "measurements": [asdict(one) for one in plain],
+            "pareto": {
+                "members": [member.describe() for member in members],
+                "measurements": [asdict(one) for one in found if one.method in extra],
+            },
             "data": {task: asdict(describe_data(job.tasks[task])) for task in trained},
             "provenance": {
                 "git_commit": git_commit(),
@@ -122,7 +129,7 @@ def main() -> None:
             },
         },
     )
-    log_results(tracker, chosen["study"], params.protocol, found)
+    log_results(tracker, chosen["study"], params.protocol, plain)
 
 
 def configurations(params: Params, chosen: dict[str, Any]) -> dict[str, dict[str, Configuration]]:
@@ -167,7 +174,7 @@ def save_prompts(
     job: EvaluationJob,
 ) -> None:
     """Keep every stored prompt with what it needs to be used and what it reached."""
-    for seed, prompt in zip(job.seeds, prompts, strict=True):
+    for seed, prompt in zip(fit.seeds, prompts, strict=True):
         own = [one for one in found if one.seed == seed and one.target == fit.task]
         about = {
             "method": fit.method,

@@ -1,34 +1,46 @@
 """Turn the sweep's and the test's records into a report: pages, figures, metrics, plots."""
 
+import os
+import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import artifacts
+from pipeline.backbone import load_backbone
+from pipeline.charts import live_charts, script
+from pipeline.decode import read_picture
 from pipeline.errors import run_stage
 from pipeline.evaluate import Measurement, TaskData
+from pipeline.examples import Example, ExampleGroup, group, predict, thumbnail
 from pipeline.figures import save_figures
 from pipeline.findings import with_spread
-from pipeline.params import Params, load_params
-from pipeline.report import (
-    Protocol,
-    Report,
-    build_report,
-    metrics,
-    render,
-    render_tables,
-    task_points,
+from pipeline.importance import importances
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.packed_prompt import load_prompt
+from pipeline.pages import render
+from pipeline.params import Params, is_method, load_params
+from pipeline.pictures import with_pictures
+from pipeline.points import (
+    accuracy_points,
+    curve_points,
+    importance_points,
+    rank_bits_points,
     trial_points,
 )
+from pipeline.protocols import targets, trained_tasks
+from pipeline.report import Extras, Protocol, Report, build_report, metrics
+from pipeline.search import Range
+from pipeline.selection import TrialRecord, choose_champion
 from pipeline.tables import (
     ResultTable,
     is_published_benchmark,
-    methods_of,
     protocol_tables,
     published_table,
     table_files,
@@ -53,35 +65,127 @@ def protocol(params: Params, results: Mapping[str, Any]) -> Protocol:
     )
 
 
+def searched(params: Params) -> dict[str, str]:
+    """Return what was searched, in words."""
+    sweep, asha = params.sweep, params.sweep.asha
+    words = {
+        "objective": "validation score up and stored bytes down (Pareto); every trial to its end"
+        if sweep.objective == "pareto"
+        else "validation score alone; trials that fall behind are stopped (successive halving: of "
+        f"those at a rung, one in {asha.reduction_factor:g} goes on; the first after round "
+        f"{asha.grace_rounds})",
+        "trials": f"{sweep.n_trials}, proposed by Optuna's TPE (seed {sweep.sampler_seed}); "
+        f"{len(sweep.first)} given to begin with",
+    }
+    for name, axis in sweep.space.items():
+        words[name] = (
+            f"{axis.low:g} to {axis.high:g}{', log scale' if axis.log else ''}"
+            if isinstance(axis, Range)
+            else ", ".join(str(value) for value in axis.ends)
+        )
+    if params.method:
+        words["method"] = params.method
+    words["a trial"] = (
+        f"{len(sweep.tasks)} task{'s' if len(sweep.tasks) > 1 else ''} "
+        f"({', '.join(sweep.tasks)}), {sweep.shots} shots, seeds "
+        f"{', '.join(str(seed) for seed in sweep.seeds)}; score: harmonic mean of the mean base "
+        "and the mean new accuracy"
+    )
+    words["training"] = f"schedule {params.train.schedule}, measured {params.train.rounds} times"
+    return words
+
+
+def named_trials(params: Params, trials: Mapping[str, Any]) -> dict[str, int]:
+    """Return the best trial's number of every named method that the sweep tried."""
+    records = [TrialRecord(**own) for own in trials["trials"]]
+    found = {
+        name: [trial for trial in records if is_method(params, trial.settings, name)]
+        for name in params.methods
+    }
+    return {name: choose_champion(own).number for name, own in found.items() if own}
+
+
+def example_groups(params: Params) -> list[ExampleGroup]:
+    """Return predictions of the champion on its first task, its first seed."""
+    chosen = params.protocols[params.protocol]
+    task, seed = trained_tasks(chosen, params.tasks)[0], params.evaluate.seeds[0]
+    backbone = load_backbone(params.backbone.on_cpu())
+    prompt, _ = load_prompt(artifacts.prompt_path("champion", task, seed), backbone.fingerprint)
+    manifest = load_manifest(artifacts.manifest_path(task), root=params.prepare.root)
+    features = artifacts.load_features(artifacts.features_path(task))
+    deep = "coupling_JWD" in prompt.tensors
+    if deep:
+        features = with_pictures(features, backbone, manifest, params.features)
+    text = backbone.text_side(prompt.init, features.class_names, with_vision=deep)
+    captions = [features.template.format(name) for name in features.class_names]
+    caption_KE = backbone.encode_captions(captions).cpu()
+    found = []
+    for target in targets(chosen, task, {task: features}):
+        if target.task == task and target.domain == "shots":
+            said = predict(text, features, prompt, caption_KE, target)
+            found.append(group(target, said, lambda one: with_picture(one, manifest)))
+    return found
+
+
+def with_picture(one: Example, manifest: Manifest) -> Example:
+    """Return an example with its picture, which is saved beside the figures, too."""
+    image = manifest.rows["image"].iloc[one.row]
+    picture = read_picture(image["path"] if image["bytes"] is None else image["bytes"])
+    one = replace(one, png=thumbnail(picture))
+    path = artifacts.FIGURES / "examples" / f"{one.row}.png"
+    artifacts.write_atomic(path, lambda temporary: temporary.write_bytes(one.png))
+    return one
+
+
+def usage(params: Params) -> list[str]:
+    """Return lines that use the registered champion."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri
+    parts = urlsplit(uri or "")
+    address = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    shown = address if parts.hostname else f"sqlite:///{artifacts.STATE / 'mlflow.db'}"
+    task = trained_tasks(params.protocols[params.protocol], params.tasks)[0]
+    model = f"models:/{params.register_.name}@champion"
+    return [
+        f"# in the project's folder, with MLFLOW_TRACKING_URI={shown}",
+        "from pipeline.client import predict",
+        f'answers = predict("{model}", ["picture.png"], task="{task}")',
+        'print(answers[["class_name", "probability"]])',
+    ]
+
+
+def extras(params: Params, trials: Mapping[str, Any], tables: list[ResultTable]) -> Extras:
+    """Return what the report shows beside the records."""
+    records = [TrialRecord(**own) for own in trials["trials"]]
+    return Extras(
+        objective=params.sweep.objective,
+        searched=searched(params),
+        named=named_trials(params, trials),
+        importances=importances(records, params.sweep.space),
+        tables=tables,
+        examples=example_groups(params),
+        usage=usage(params),
+        environment={
+            "report made by": f"Python {platform.python_version()} on {platform.system()} "
+            f"{platform.machine()}",
+        },
+    )
+
+
 def save_report(report: Report) -> None:
     """Write the pages, the figures and what DVC compares."""
     pictures = save_figures(report, artifacts.FIGURES)
     save_text(artifacts.REPORT_TEXT, render("report.md.j2", report, pictures))
-    save_text(artifacts.REPORT_PAGE, render("report.html.j2", report, pictures))
+    page = render("report.html.j2", report, pictures, live_charts(report), script())
+    save_text(artifacts.REPORT_PAGE, page)
     artifacts.save_json(artifacts.METRICS, metrics(report))
-    artifacts.save_json(artifacts.TRIALS_PLOT, trial_points(report))
-    artifacts.save_json(artifacts.TASKS_PLOT, task_points(report))
-
-
-def save_pages(
-    trials: dict[str, Any],
-    results: dict[str, Any],
-    tables: list[ResultTable],
-    found: list[Measurement],
-) -> None:
-    """Write the pages of a protocol without base and new classes, and what DVC compares."""
-    save_text(artifacts.REPORT_TEXT, render_tables("tables.md.j2", results, trials, tables))
-    save_text(artifacts.REPORT_PAGE, render_tables("tables.html.j2", results, trials, tables))
-    artifacts.FIGURES.mkdir(parents=True, exist_ok=True)
-    reached: dict[str, dict[str, float]] = {}
-    for method, own in methods_of(found).items():
-        groups: dict[str, list[float]] = {}
-        for one in own:
-            groups.setdefault(f"{one.target}/{one.domain}/{one.shots}", []).append(one.accuracy)
-        reached[method] = {name: round(mean(values), 4) for name, values in groups.items()}
-    artifacts.save_json(artifacts.METRICS, reached)
-    artifacts.save_json(artifacts.TRIALS_PLOT, [])
-    artifacts.save_json(artifacts.TASKS_PLOT, [])
+    for name, rows in {
+        "trials": trial_points(report),
+        "tasks": accuracy_points(report),
+        "curves": curve_points(report),
+        "rank-bits": rank_bits_points(report),
+        "importances": importance_points(report),
+    }.items():
+        artifacts.save_json(artifacts.PLOTS / f"{name}.json", rows)
 
 
 def result_tables(
@@ -139,15 +243,13 @@ def main() -> None:
     artifacts.clear_folder(artifacts.REPORT)
     for name, text in table_files(tables, found).items():
         save_text(artifacts.TABLES / name, text)
-    if results["protocol"] == "base_to_new":
-        report = build_report(trials, results, protocol(params, results))
-        save_report(report)
-        console.print(result_table(report))
-        console.print(f"what won: {report.headline}")
-    else:
-        save_pages(trials, results, tables, found)
-        for table in tables:
-            console.print(for_terminal(table))
+    report = build_report(
+        trials, results, protocol(params, results), extras(params, trials, tables)
+    )
+    save_report(report)
+    for shown in [result_table(report)] if report.methods else map(for_terminal, tables):
+        console.print(shown)
+    console.print(f"what won: {report.headline}")
     console.print(f"report: {artifacts.REPORT_PAGE}")
     tracker = Tracker(params.tracking, artifacts.STATE)
     run = tracker.open_run(results["study"], results["study"], {})

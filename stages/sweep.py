@@ -1,16 +1,19 @@
 """Search rank, bits, prompt length and learning rate; write every trial and the winners."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from operator import getitem
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.checkout import is_copy
 from pipeline.cluster import cluster, cluster_resources
+from pipeline.disk import check_writable
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
 from pipeline.manifest import load_manifest
@@ -26,11 +29,19 @@ from pipeline.params import (
 from pipeline.pictures import with_pictures
 from pipeline.provenance import git_commit, value_hash, versions
 from pipeline.search import Search
-from pipeline.selection import TrialRecord, choose_champion, choose_per_task, choose_winners
-from pipeline.sweep import SweepJob, run_sweep
+from pipeline.selection import (
+    FailedTrial,
+    TrialRecord,
+    choose_per_task,
+    choose_winners,
+    pareto_front,
+)
+from pipeline.sweep import run_sweep
+from pipeline.sweep_log import Ended, SweepLog, Tally, sweep_log
 from pipeline.tracking import Tracker
 from pipeline.trial import check_splits
 from pipeline.validation import check_validation
+from pipeline.worker import SweepJob
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -45,24 +56,27 @@ class Study:
 
 
 def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
-    """Name the study by everything that its trials depend on; more trials continue it.
+    """Name the study by this checkout and all that trials depend on; more trials continue it.
 
     What the sweep searches is no part of it but by its axis: every trial sets its own value.
     """
     depends = params.model_dump(
         mode="json", include={"method", "methods", "prompt", "train", "sweep"}
     )
-    del depends["sweep"]["n_trials"]
+    for name in ("n_trials", "preset"):  # a preset is what it stands for
+        del depends["sweep"][name]
     for name in params.sweep.space:
         *sections, key = name.split(".")
         del reduce(getitem, sections, depends)[key]
-    name = "sweep-" + value_hash([depends, data_hash, fingerprint])[:12]
+    inputs = value_hash([depends, data_hash, fingerprint])[:12]
+    name = f"sweep-{inputs}-{artifacts.checkout_id()}"
     tags = {
         "git_commit": git_commit(),
         "data_hash": data_hash,
         "backbone": fingerprint,
         "seeds": str(params.sweep.seeds),
         "sampler_seed": str(params.sweep.sampler_seed),
+        "preset": params.sweep.preset,
     }
     tags |= {f"version.{package}": found for package, found in versions().items()}
     return Study(name, flatten(depends), tags)
@@ -111,59 +125,76 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
 def main() -> None:
     """Run the stage."""
     params = load_params()
+    check_writable(artifacts.STATE, artifacts.TRIALS.parent)
+    with exclusive(artifacts.STATE / "sweep.lock", "another sweep", wait=is_copy()):
+        sweep(params)
+
+
+def sweep(params: Params) -> None:
+    """Go on with the study that these parameters name, to its end."""
     tracker = Tracker(params.tracking, artifacts.STATE)
     job, study = load_job(params)
-    with (
-        exclusive(artifacts.STATE / "sweep.lock", "another sweep", wait=is_copy()),
-        tracker.run(study.name, study.name, study.tags) as parent,
-    ):
-        searched = ", ".join(params.sweep.space)
-        console.print(f"searched: {searched}; what params.yaml says beside the space is not used")
+    console.print(f"searched: {', '.join(params.sweep.space)}; every trial sets its own values")
+    with sweep_log(tracker, study.name, study.tags, say) as log:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
-        tracker.log(parent, study.params, tags={"n_trials": str(params.sweep.n_trials)})
-        logged = tracker.logged_trials(parent)
-        for records, status in ((search.finished(), "FINISHED"), (search.pruned(), "KILLED")):
-            for record in records:
-                if f"{study.name}/{record.number}" not in logged:
-                    tracker.log_trial(parent, study.name, record, study.tags, status)
-        if search.n_given_out < params.sweep.n_trials:
-            run_trials(search, job, Progress(search, study, tracker, parent))
+        log.begin(study.params, search.n_trials, ended(search))
+        tally = Tally(params.evaluate.compact_within, 0, search.n_pruned, search.n_failed)
+        for record in search.finished():
+            tally.add(record)
+        if search.n_given_out < search.n_trials:
+            run_trials(search, job, Progress(search.n_trials, log, tally))
         records = search.finished()
         if not records:
             raise ValueError(f"all {search.n_failed} trials failed; see the errors above")
-        save_results(params, study, records)
-        best = choose_champion(records)
-        values = {"score": best.score, "size_bytes": best.size_bytes, "trials": len(records)}
-        tracker.log(parent, metrics=[(name, value, 0) for name, value in values.items()])
+        save_results(params, study, records, search.pruned(), search.failed())
+        log.progress(tally)
+        log.complete(ended(search), params.tracking.patience_s)
+
+
+def ended(search: Search) -> Ended:
+    """Return the study's trials by MLflow's word for how they ended."""
+    return {"FINISHED": search.finished(), "KILLED": search.pruned()}
+
+
+def say(line: str) -> None:
+    """Tell of the tracking server."""
+    console.print(f"[yellow]tracking: {escape(line)}[/yellow]")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Records every trial in MLflow and prints a line for it."""
+    """Counts every trial, tells the tracking server and prints a line for it."""
 
-    search: Search
-    study: Study
-    tracker: Tracker
-    parent: str
+    n_trials: int
+    log: SweepLog
+    tally: Tally
 
     def on_finished(self, record: TrialRecord) -> None:
         """Record a trial and say how it did."""
-        self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags)
-        records = self.search.finished()
-        done = len(records) + len(self.search.pruned())
-        best = choose_champion(records)
-        console.print(trial_line(record, done, self.search.n_trials, best))
+        self.tally.add(record)
+        self._tell(record, "FINISHED")
+        console.print(trial_line(record, self._done, self.n_trials, self.tally.best))
 
     def on_pruned(self, record: TrialRecord) -> None:
         """Record a trial that was stopped early and say where."""
-        self.tracker.log_trial(self.parent, self.study.name, record, self.study.tags, "KILLED")
-        done = len(self.search.finished()) + len(self.search.pruned())
-        line = trial_line(record, done, self.search.n_trials, None)
+        self.tally.pruned += 1
+        self._tell(record, "KILLED")
+        line = trial_line(record, self._done, self.n_trials, None)
         console.print(f"{line}  [dim]stopped in round {len(record.history)}[/dim]")
 
     def on_failed(self, number: int, error: str) -> None:
         """Say what went wrong."""
+        self.tally.failed += 1
+        self.log.progress(self.tally)
         console.print(f"[red]trial {number} failed: {error}[/red]")
+
+    @property
+    def _done(self) -> int:
+        return self.tally.finished + self.tally.pruned
+
+    def _tell(self, record: TrialRecord, status: str) -> None:
+        self.log.trial(record, status)
+        self.log.progress(self.tally)
 
 
 def run_trials(search: Search, job: SweepJob, progress: Progress) -> None:
@@ -200,11 +231,29 @@ def trial_line(record: TrialRecord, done: int, total: int, best: TrialRecord | N
     )
 
 
-def save_results(params: Params, study: Study, records: list[TrialRecord]) -> None:
-    """Write all trials, the winners, and those that each task would have chosen."""
+def save_results(
+    params: Params,
+    study: Study,
+    records: list[TrialRecord],
+    pruned: Sequence[TrialRecord] = (),
+    failed: Sequence[FailedTrial] = (),
+) -> None:
+    """Write all trials, the winners, the Pareto set, and what each task would have chosen.
+
+    `pruned` are the trials that were stopped early, as far as they got; `failed` those that have
+    no result. Winners are chosen among the finished `records` alone. The Pareto set has those
+    that no other beats in score without being larger; of exact ties the earliest. It goes from
+    the smallest to the best, whatever the objective was.
+    """
     artifacts.save_json(
         artifacts.TRIALS,
-        {"study": study.name, "tags": study.tags, "trials": [asdict(record) for record in records]},
+        {
+            "study": study.name,
+            "tags": study.tags,
+            "trials": [asdict(record) for record in records],
+            "pruned": [asdict(record) for record in pruned],
+            "failed": [asdict(trial) for trial in failed],
+        },
     )
     within = params.evaluate.compact_within
 
@@ -218,6 +267,7 @@ def save_results(params: Params, study: Study, records: list[TrialRecord]) -> No
         {
             "study": study.name,
             "winners": {role: asdict(record) for role, record in winners.items()},
+            "pareto": [asdict(record) for record in pareto_front(records)],
             "per_task": {
                 role: {task: asdict(record) for task, record in own.items()}
                 for role, own in per_task.items()

@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["RAY_ADDRESS"] = "local"  # tests do not join the cluster that a user may have started
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -255,3 +255,22 @@ def manifest(drawings_path: Path, emoji_config: EmojiConfig) -> Manifest:
     """The tiny task, rendered: 5 classes, 2 styles to learn from and 1 held out."""
     tasks = read_tasks(drawings_path, emoji_config)
     return build_manifest("things", tasks["things"], emoji_config)
+
+
+@pytest.fixture(scope="session")
+def registry_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A registry with the versions of a toy study; use `world`, which also sets the store."""
+    from registry_world import build_world, tracked_at  # MLflow is slow to import
+
+    folder = tmp_path_factory.mktemp("registry")
+    with tracked_at(f"sqlite:///{folder / 'mlflow.db'}"):
+        return build_world(folder)
+
+
+@pytest.fixture
+def world(registry_world: Any) -> Iterator[Any]:
+    """The toy registry, in force for a test."""
+    from registry_world import tracked_at
+
+    with tracked_at(registry_world.uri):
+        yield registry_world

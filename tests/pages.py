@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from project import REPOSITORY
+from projects import REPOSITORY
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 

@@ -1,9 +1,11 @@
 """Loading, freezing and telling backbones apart."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from conftest import clip_config
@@ -15,14 +17,15 @@ from pipeline.backbone import (
     Backbone,
     BackboneConfig,
     build_clip,
+    copy_towers,
     crop_transform,
-    fingerprint,
     load_backbone,
     save_clip,
     tokenize,
     wrap_model,
 )
 from pipeline.features import FeaturesConfig
+from pipeline.fingerprint import fingerprint
 
 
 def load(name: Any, pretrained: str | None = None) -> Backbone:
@@ -42,6 +45,53 @@ def test_the_fingerprint_changes_with_one_weight() -> None:
     with torch.no_grad():
         model.visual.proj[0, 0] = weight
     assert fingerprint(model) == before
+
+
+def changed_clip(place: str, **changes: Any) -> str:
+    """The fingerprint of a CLIP with the same weights and another way to use them."""
+    config = clip_config()
+    config[place] |= changes
+    torch.manual_seed(1)
+    return fingerprint(build_clip(config, 24)[0])
+
+
+@pytest.mark.parametrize("place", ["text_cfg", "vision_cfg"])
+def test_the_fingerprint_tells_activations_and_heads_of_equal_weights_apart(place: str) -> None:
+    heads = {"heads": 4} if place == "text_cfg" else {"head_width": 16}
+    found = {
+        changed_clip(place),
+        changed_clip(place, act_kwargs={"approximate": "tanh"}),
+        changed_clip(place, norm_kwargs={"eps": 1e-6}),
+        changed_clip(place, **heads),
+    }
+    assert len(found) == 4
+    torch.manual_seed(1)
+    quick = open_clip.CLIP(**clip_config(), quick_gelu=True)
+    assert fingerprint(quick) not in found
+    torch.manual_seed(1)
+    plain = open_clip.CLIP(**clip_config())
+    pairs = zip(quick.parameters(), plain.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert fingerprint(plain) in found
+
+
+def test_a_named_model_is_copied_whole(tmp_path: Path) -> None:
+    """With its activation, in full precision: what loads is the same model."""
+    torch.manual_seed(3)
+    (tmp_path / "tiny-x.json").write_text(json.dumps(clip_config()))
+    open_clip.add_model_config(tmp_path / "tiny-x.json")
+    model = open_clip.create_model("tiny-x", force_quick_gelu=True).eval()
+    model.requires_grad_(False)
+    backbone = wrap_model(model, open_clip.get_tokenizer("tiny-x"), torch.device("cpu"))
+    config = BackboneConfig(name="tiny-x", pretrained="somewhere", device="cpu")
+    copied = copy_towers(config, backbone, tmp_path / "copy")
+    assert load(copied).fingerprint == backbone.fingerprint
+    assert (
+        copy_towers(BackboneConfig(name=str(copied), pretrained=None), backbone, tmp_path) == copied
+    )
+    unknown = BackboneConfig(name="never-heard-of", pretrained=None)
+    with pytest.raises(ValueError, match="towers of never-heard-of cannot be copied"):
+        copy_towers(unknown, backbone, tmp_path / "other")
 
 
 def test_saving_keeps_the_weights_in_half_precision(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
-"""A trial that went through a file is the trial that did not."""
+"""A trial that went through bytes is the trial that did not."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import train_config
+from safetensors.torch import load
 
-from pipeline.checkpoint import load_trial, save_trial
+from pipeline.checkpoint import COUNTERS, pack_trial, unpack_trial
 from pipeline.features import TaskFeatures
 from pipeline.prompts import PromptConfig
 from pipeline.run import TextSide
@@ -31,7 +31,7 @@ def build(text: TextSide, features: TaskFeatures, schedule: str = "fast", **chan
 @pytest.mark.parametrize("schedule", ["fast", "coop"])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_trial_goes_on_bit_for_bit(
-    text: TextSide, features: TaskFeatures, point: dict[str, Any], schedule: str, tmp_path: Path
+    text: TextSide, features: TaskFeatures, point: dict[str, Any], schedule: str
 ) -> None:
     whole = build(text, features, schedule, **point)
     for _ in range(4):
@@ -39,9 +39,9 @@ def test_a_trial_goes_on_bit_for_bit(
     first = build(text, features, schedule, **point)
     first.run_round()
     first.run_round()
-    save_trial(tmp_path, first)
+    data = pack_trial(first)
     second = build(text, features, schedule, **point)
-    load_trial(tmp_path, second)
+    unpack_trial(data, second)
     assert second.history == first.history
     assert not second.done
     second.run_round()
@@ -53,28 +53,27 @@ def test_a_trial_goes_on_bit_for_bit(
         assert torch.equal(run.fit.contexts(), other.fit.contexts())
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "other"])
 def test_a_checkpoint_of_something_else_is_refused(
-    text: TextSide, features: TaskFeatures, damage: str, tmp_path: Path
+    text: TextSide, features: TaskFeatures, damage: str
 ) -> None:
     trial = build(text, features)
     trial.run_round()
-    save_trial(tmp_path, trial)
-    rank = 1
-    if damage == "missing":
-        (tmp_path / "trial.json").unlink()
+    data, rank = pack_trial(trial), 1
+    if damage == "empty":
+        data = b""
     elif damage == "cut":
-        data = (tmp_path / "trial.safetensors").read_bytes()
-        (tmp_path / "trial.safetensors").write_bytes(data[: len(data) // 2])
+        data = data[: len(data) // 2]
     else:
         rank = 2
     with pytest.raises(ValueError, match="not a checkpoint of this trial"):
-        load_trial(tmp_path, build(text, features, rank=rank))
+        unpack_trial(data, build(text, features, rank=rank))
 
 
-def test_nothing_is_pickled(text: TextSide, features: TaskFeatures, tmp_path: Path) -> None:
+def test_a_checkpoint_is_small_and_plain(text: TextSide, features: TaskFeatures) -> None:
     trial = build(text, features)
     trial.run_round()
-    save_trial(tmp_path, trial)
-    assert {path.name for path in tmp_path.iterdir()} == {"trial.safetensors", "trial.json"}
-    assert json.loads((tmp_path / "trial.json").read_text())["rounds"] == [1, 1]
+    data = pack_trial(trial)
+    assert len(data) < 10_000
+    counters = json.loads(load(data)[COUNTERS].numpy().tobytes())  # safetensors and JSON alone
+    assert counters["rounds"] == [1, 1]

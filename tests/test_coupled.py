@@ -111,7 +111,7 @@ def test_training_is_the_loop_written_out_step_by_step(
         losses.append(loss_S.item())
         return loss_S
 
-    run.fit._losses = watched  # type: ignore[method-assign]
+    run.fit._losses = watched  # type: ignore[method-assign]  # looks on
     run.fit.run_round()
     prompt, data = Prompt(CONFIG, both.init_MD(M), 7, W), run.fit.data
     names = [both.name_tokens[things.class_names[label]] for label in CLASSES]

@@ -1,64 +1,16 @@
 """Every kind of picture becomes upright RGB, the same for training and serving, or an error."""
 
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageFile
+from picture_files import GREY, H, W, encoded, on_white, pixels, png, smooth
+from PIL import ExifTags, Image
 
-from pipeline.decode import LIMITS, Limits, decode_picture, read_picture
-from pipeline.served_model import decode_image
-
-H, W = 24, 40
-GREY = (200, 120, 10)
-
-
-def smooth(channels: int = 3, seed: int = 0) -> np.ndarray:
-    """A picture without edges, which JPEG keeps within a few levels, `[H, W, channels]`."""
-    rng = np.random.default_rng(seed)
-    bands = [
-        Image.fromarray(rng.integers(0, 256, (3, 4), dtype=np.uint8)).resize((W, H))
-        for _ in range(channels)
-    ]
-    return np.stack([np.asarray(band) for band in bands], axis=-1)
-
-
-def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
-    """A picture as a file's bytes."""
-    buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def pixels(data: bytes) -> np.ndarray:
-    """The decoded picture; served and trained alike."""
-    picture = decode_picture(data)
-    assert picture.mode == "RGB"
-    found = np.asarray(picture).astype(int)
-    assert np.array_equal(found, np.asarray(decode_image(data)))
-    return found
-
-
-def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Composite colours on white, written out."""
-    share = alpha[..., None] / 255
-    return share * rgb + (1 - share) * 255
-
-
-def png(bits: int, colour: int, rows: bytes, size: tuple[int, int], *chunks: bytes) -> bytes:
-    """A PNG from raw rows, with chunks (name and data) before them."""
-
-    def chunk(body: bytes) -> bytes:
-        return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = b"IHDR" + struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0)
-    body = [header, *chunks, b"IDAT" + zlib.compress(rows), b"IEND"]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(part) for part in body)
+from pipeline.decode import decode_picture, read_picture
 
 
 def test_plain_rgb_stays_bit_by_bit() -> None:
@@ -245,63 +197,3 @@ def test_bytes_and_paths_are_the_same_whatever_the_name(tmp_path: Path) -> None:
         path.write_bytes(data)
         for source in (path, str(path)):
             assert np.array_equal(np.asarray(read_picture(source)), pixels(data))
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A small PNG that says it is large."""
-    return png(8, 2, b"\0", (width, height))
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "0 bytes that are no readable image"),
-        (b"<html>404 Not Found</html>", "26 bytes that are no readable image; allowed are PNG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no readable image"),
-        (bomb(9_500, 9_500), "90250000 pixels; allowed are 89478485"),
-        (bomb(60_000, 60_000), "no readable image .*exceeds limit"),
-        (bomb(1, 101), "1 x 101 pixels; .* 100 times the short one"),
-        (bomb(9, 9), "damaged or truncated PNG"),
-        (encoded(Image.new("F", (9, 9), 0.5), "TIFF"), "32 bits a channel"),
-        (bytes(LIMITS.max_bytes + 1), "more than 268435456 bytes"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_is_no_picture_has_a_reason(data: bytes, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        decode_picture(data)
-
-
-def test_a_bomb_is_refused_before_its_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(_: object) -> None:
-        raise AssertionError("decoded")
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    small = Limits(("PNG", "JPEG"), 10**6, max_pixels=H * W - 1, max_aspect=100)
-    for form in small.formats:
-        with pytest.raises(ValueError, match="960 pixels; allowed are 959"):
-            decode_picture(encoded(Image.new("RGB", (W, H)), form), small)
-
-
-def test_a_file_that_cannot_be_opened_has_a_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ValueError, match="No such file"):
-        read_picture(tmp_path / "gone.jpg")
-    with pytest.raises(ValueError, match="Is a directory"):
-        read_picture(tmp_path)
-
-    def refuse(*_: object) -> None:  # for the superuser, every file is readable
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(ValueError, match="Permission denied"):
-        read_picture(tmp_path / "locked.jpg")
-
-
-def test_a_large_file_is_not_read_to_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "disk.jpg"
-    with path.open("wb") as file:
-        file.truncate(2**40)
-    with pytest.raises(ValueError, match="more than 100 bytes"):
-        read_picture(path, Limits(("PNG",), 100, 100, 100))

@@ -20,7 +20,7 @@ from dvc.cli.parser import get_main_parser
 from dvc.utils.hydra import apply_overrides
 from mlflow.cli import cli as mlflow_cli
 from pages import PAGES, Command, anchors, blocks, commands, links
-from project import REPOSITORY
+from projects import REPOSITORY
 from ruamel.yaml import YAML
 
 from pipeline.params import load_params

@@ -30,13 +30,14 @@ FIT = Fit(
     2,
     PromptConfig(init="a photo of a", rank=1, bits=2, n_ctx=4),
     train_config(4, lr=0.1, rounds=2),
+    seeds=(1, 2),
 )
 BASE, NEW = range(4), range(4, 8)
 
 
 @pytest.fixture
 def job(text: TextSide, features: TaskFeatures) -> EvaluationJob:
-    return EvaluationJob(text, {"toy": features}, BASE_TO_NEW, seeds=[1, 2])
+    return EvaluationJob(text, {"toy": features}, BASE_TO_NEW)
 
 
 def test_rows_measure_the_stored_prompts(job: EvaluationJob) -> None:

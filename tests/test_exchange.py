@@ -2,21 +2,18 @@
 
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from coop_files import INIT, D, Learner, M, coupled, save_as_coop, stored
 from reference import encode_context, load_into_coop
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-import stages.exchange
-from pipeline.backbone import Backbone, BackboneConfig
-from pipeline.errors import run_stage
+from pipeline.backbone import Backbone
 from pipeline.exchange import (
     check_class_names,
     class_embeddings,
@@ -26,73 +23,9 @@ from pipeline.exchange import (
 )
 from pipeline.features import TaskFeatures
 from pipeline.metrics import logits
-from pipeline.packed_prompt import load_prompt, save_prompt
-from pipeline.params import load_params
-from pipeline.prompts import Prompt, PromptConfig, merge
+from pipeline.prompts import merge
 from pipeline.run import TextSide
-from pipeline.stored_prompt import StoredPrompt, StoredTensor
-
-M, D, INIT = 4, 64, "a photo of a"
-
-
-class Learner(nn.Module):
-    """CoOp's prompt learner, as far as its state dict goes."""
-
-    def __init__(self, context: Tensor, n_classes: int = 3) -> None:
-        super().__init__()
-        self.ctx = nn.Parameter(context.clone())
-        self.register_buffer("token_prefix", torch.randn(n_classes, 1, D))
-        self.register_buffer("token_suffix", torch.randn(n_classes, 19, D))
-
-
-class Warmup(torch.optim.lr_scheduler.LRScheduler):
-    """Dassl's warm-up, whose state holds the scheduler that follows it as an object."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50.0)
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float]:
-        return [1e-5 for _ in self.base_lrs]
-
-
-def save_as_coop(path: Path, context: Tensor) -> Learner:
-    """Train a step and save as CoOp's public code does: schedule and optimizer included."""
-    learner = Learner(context)
-    optimizer = torch.optim.SGD(learner.parameters(), lr=0.002, momentum=0.9)
-    schedule = Warmup(optimizer)
-    learner.ctx.float().sum().backward()
-    optimizer.step()
-    schedule.step()
-    checkpoint = {
-        "state_dict": learner.state_dict(),
-        "epoch": 50,
-        "optimizer": optimizer.state_dict(),
-        "scheduler": schedule.state_dict(),
-        "val_result": None,
-    }
-    torch.save(checkpoint, path)
-    return learner
-
-
-def stored(
-    text: TextSide, rank: int | str = "full", bits: int = 16, n_ctx: int = M
-) -> StoredPrompt:
-    """Return a prompt away from its start."""
-    prompt = Prompt(
-        PromptConfig(init=INIT, rank=rank, bits=bits, n_ctx=n_ctx), text.init_MD(n_ctx), 1
-    )
-    with torch.no_grad():
-        for parameter in prompt.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    return prompt.store()
-
-
-def coupled() -> StoredPrompt:
-    """Return a prompt of both towers."""
-    shapes = {"context_MD": (M, D), "coupling_JWD": (1, 8, D), "bias_JW": (1, 8)}
-    tensors = {name: StoredTensor.from_values(torch.randn(shape)) for name, shape in shapes.items()}
-    return StoredPrompt(INIT, M, tensors)
+from pipeline.stored_prompt import StoredPrompt
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -298,95 +231,3 @@ def test_class_names_that_cannot_be_told_apart_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"classes: .*{message}"):
         check_class_names(names)
-
-
-@pytest.fixture
-def command(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run `stages.exchange` with the tiny backbone, as the shell would."""
-    tiny = BackboneConfig(name=str(clip_folder), pretrained=None, device="cpu")
-    params = load_params(Path(__file__).parent.parent / "params.yaml")
-    changed = params.model_copy(update={"backbone": tiny})
-    monkeypatch.setattr(stages.exchange, "load_params", lambda: changed)
-
-    def run(*arguments: object) -> None:
-        run_stage(lambda: stages.exchange.main([str(argument) for argument in arguments]))
-
-    return run
-
-
-def test_the_commands_go_around(
-    command: Callable[..., None],
-    backbone: Backbone,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    learner = save_as_coop(tmp_path / "model.pth.tar-50", torch.randn(M, D).half())
-    prompt, back = tmp_path / "new" / "x.prompt", tmp_path / "back.pth"
-    command("import-coop", tmp_path / "model.pth.tar-50", "--out", prompt)
-    found, about = load_prompt(prompt, backbone.fingerprint)
-    assert torch.equal(found.values()["context_MD"], learner.ctx.detach().float())
-    assert (about["method"], about["source"]) == ("coop", "model.pth.tar-50")
-    printed = capsys.readouterr().out
-    assert f"{2 * M * D} B of prompt, {prompt.stat().st_size - 2 * M * D} B of header" in printed
-
-    command("export-coop", prompt, "--out", back)
-    again = Learner(torch.zeros(M, D))
-    load_into_coop(back, again)
-    assert torch.equal(again.ctx, learner.ctx.float())
-
-    out = tmp_path / "x.safetensors"
-    command("export-embeddings", prompt, "--classes", "cat, red apple", "--out", out)
-    expected = class_embeddings(
-        found, backbone.text_side(INIT, ["cat", "red apple"]), ["cat", "red apple"]
-    )
-    assert torch.equal(load_file(out)["class_embeddings"], expected)
-
-
-def test_the_classes_are_those_that_the_prompt_was_learned_with(
-    command: Callable[..., None], backbone: Backbone, text: TextSide, tmp_path: Path
-) -> None:
-    prompt, names = stored(text), ["dog", "tree"]
-    save_prompt(tmp_path / "x.prompt", prompt, backbone.fingerprint, {"class_names": names})
-    command("export-embeddings", tmp_path / "x.prompt", "--out", tmp_path / "x.safetensors")
-    found = load_file(tmp_path / "x.safetensors")["class_embeddings"]
-    assert torch.equal(found, class_embeddings(prompt, backbone.text_side(INIT, names), names))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["import-coop", "none.pth", "--out", "o.prompt"], "none.pth: .*No such file"),
-        (["export-coop", "none.prompt", "--out", "o"], "none.prompt: .*No such file"),
-        (["export-coop", "other.prompt", "--out", "o"], "learned for a backbone .* other; found"),
-        (["export-coop", "coupled.prompt", "--out", "o"], "has no plain context"),
-        (["export-embeddings", "x.prompt", "--out", "o"], "x.prompt: names no classes; give them"),
-        (["export-embeddings", "x.prompt", "--classes", "a,,b", "--out", "o"], "allowed are names"),
-        (["export-embeddings", "x.prompt", "--classes", "a,a", "--out", "o"], "every name once"),
-        (["export-coop", "x.prompt", "--out", "x.prompt/o"], "--out x.prompt/o: cannot be written"),
-        (["export-coop", "x.prompt", "--out", "folder"], "--out folder: cannot be written"),
-    ],
-)
-def test_a_mistake_is_an_error_and_leaves_no_file(
-    command: Callable[..., None],
-    backbone: Backbone,
-    text: TextSide,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    save_prompt(tmp_path / "x.prompt", stored(text), backbone.fingerprint, None)
-    save_prompt(tmp_path / "other.prompt", stored(text), "other", {})
-    save_prompt(tmp_path / "coupled.prompt", coupled(), backbone.fingerprint, {})
-    (tmp_path / "folder").mkdir()
-    before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(SystemExit) as stopped:
-        command(*arguments)
-    assert stopped.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert "Traceback" not in error
-    assert re.search(message, error), error
-    assert sorted(path.name for path in tmp_path.rglob("*")) == before

@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,23 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from pipeline.evaluate import ZERO_SHOT, TestRow
-from pipeline.figures import (
-    SCORES,
-    accuracy_figure,
-    ink_on,
-    rank_bits_figure,
-    roles,
-    save_figures,
-    score_limits,
-    size_figure,
-    sweep_figure,
-)
+from pipeline.figures import drawable, save_figures
+from pipeline.figures.accuracy import accuracy_figure
+from pipeline.figures.coordinates import sweep_figure
+from pipeline.figures.curves import curves_figure
+from pipeline.figures.importances import importances_figure
+from pipeline.figures.panels import panels_figure
+from pipeline.figures.rank_bits import rank_bits_figure
+from pipeline.figures.size import size_figure
+from pipeline.figures.style import SCORES, ink_on, marks, score_limits
+from pipeline.importance import Importance
 from pipeline.metrics import harmonic_mean
-from pipeline.report import Protocol, Report, build_report
+from pipeline.report import Extras, Protocol, Report, build_report
 from pipeline.selection import TrialRecord, choose_winners, pareto_front
 from pipeline.summary import METHODS
 
 ROLES = {"champion", "compact", "coop"}
+
+
+def curve(base: float, new: float) -> list[dict[str, float]]:
+    """Two rounds, the second of which is the result."""
+    score = harmonic_mean(base, new)
+    rounds = ((base - 0.1, new + 0.1), (base, new))
+    return [{"loss": 1.0, "base": b, "new": n, "score": score} for b, n in rounds]
 
 
 def make_report(n_trials: int = 24, coop: bool = True) -> Report:
@@ -45,7 +51,17 @@ def make_report(n_trials: int = 24, coop: bool = True) -> Report:
         }
         size = (512 if rank == "full" else 132 * int(rank)) * bits // 8
         trials.append(
-            TrialRecord(number, settings, harmonic_mean(base, new), base, new, size, {}, [], 1.0)
+            TrialRecord(
+                number,
+                settings,
+                harmonic_mean(base, new),
+                base,
+                new,
+                size,
+                {},
+                curve(base, new),
+                1.0,
+            )
         )
     winners = choose_winners(
         trials,
@@ -76,7 +92,7 @@ def make_report(n_trials: int = 24, coop: bool = True) -> Report:
                     )
                 )
     return build_report(
-        {"study": "s", "trials": [asdict(trial) for trial in trials]},
+        {"study": "s", "trials": [asdict(trial) for trial in trials], "pruned": [], "failed": []},
         {
             "study": "s",
             "winners": {role: asdict(trial) for role, trial in winners.items()},
@@ -84,6 +100,7 @@ def make_report(n_trials: int = 24, coop: bool = True) -> Report:
             "measurements": measurements(rows),
         },
         Protocol("emoji", ["noto"], [], ["food"], 16, (16, 16), 2, 0.02),
+        Extras(importances=[Importance("train.lr", 0.7, 0.5), Importance("prompt.bits", 0.3, 0.4)]),
     )
 
 
@@ -121,14 +138,71 @@ def test_every_winner_is_marked_and_named() -> None:
 def test_one_trial_in_two_roles_gets_one_label() -> None:
     report = make_report()
     report.winners["compact"] = report.winners["champion"]
-    assert roles(report)["champion"][1] == "champion = compact"
-    assert "compact" not in roles(report)
+    assert marks(report)["champion"][1] == "champion = compact"
+    assert "compact" not in marks(report)
 
 
 def test_every_method_is_on_the_accuracy_figure() -> None:
     report = make_report()
     named = " ".join(texts(accuracy_figure(report)))
     assert all(METHODS[method] in named for method in (ZERO_SHOT, *ROLES))
+
+
+def test_the_papers_methods_are_marked() -> None:
+    report = make_report()
+    number = next(t.number for t in report.trials if t not in report.winners.values())
+    report = replace(report, extras=replace(report.extras, named={"qcoop": number}))
+    trial, label = marks(report)["qcoop"]
+    assert (trial.number, label) == (number, "QCoOp")
+    assert any(text.startswith("QCoOp: ") for text in texts(size_figure(report)))
+
+
+def test_every_task_has_every_method_with_its_spread() -> None:
+    report = make_report()
+    columns = panels_figure(report).axes
+    assert [axes.texts[0].get_text() for axes in columns] == [
+        "base classes", "new classes", "harmonic mean"
+    ]  # fmt: skip
+    for axes, measure in zip(columns, ("base", "new", "harmonic_mean"), strict=True):
+        drawn = {box.get_label(): box for box in axes.containers}
+        for name in report.methods:
+            line, _, (bars,) = drawn[METHODS[name]]
+            means = [100 * getattr(task[name], measure).mean for task in report.tasks.values()]
+            assert line.get_xdata() == pytest.approx(means)
+            width = bars.get_segments()[0][:, 0]
+            spread = getattr(report.tasks["food"][name], measure).spread or 0.0
+            assert np.ptp(width) == pytest.approx(200 * spread, abs=1e-9)
+        assert set(drawn) == {METHODS[name] for name in report.methods}
+
+
+def test_a_curve_ends_where_its_trial_ended() -> None:
+    report = make_report(4)
+    stopped = replace(report.trials[0], number=99, history=report.trials[0].history[:1])
+    figure = curves_figure(replace(report, pruned=[stopped]))
+    for axes, name in zip(figure.axes, ("score", "base", "new", "loss"), strict=True):
+        factor = 1 if name == "loss" else 100
+        ends = sorted(float(line.get_ydata()[-1]) for line in axes.lines)  # type: ignore[index]
+        wanted = [factor * t.history[-1][name] for t in [*report.trials, stopped]]
+        assert ends == pytest.approx(sorted(wanted))
+        assert sum(line.get_marker() == "x" for line in axes.lines) == 1
+
+
+def test_a_bar_that_chance_reaches_is_grey() -> None:
+    axes = importances_figure(make_report()).axes[0]
+    first, second = axes.patches
+    assert first.get_facecolor() != second.get_facecolor()
+    assert [bar.get_width() for bar in (first, second)] == [70, 30]  # type: ignore[attr-defined]
+
+
+def test_what_there_are_no_numbers_for_is_not_drawn() -> None:
+    report = make_report(4)
+    assert drawable(report) == [
+        "size", "test", "tasks", "sweep", "rank-bits", "importances", "curves"
+    ]  # fmt: skip
+    bare = replace(report, methods={}, panels=[], extras=Extras(), trials=[
+        replace(trial, history=trial.history[:1]) for trial in report.trials
+    ])  # fmt: skip
+    assert drawable(bare) == ["size", "sweep", "rank-bits"]
 
 
 def test_contours_have_the_harmonic_mean_they_are_labelled_with() -> None:
@@ -180,7 +254,7 @@ def test_an_outlier_does_not_flatten_the_scale_and_the_best_is_inside() -> None:
 @pytest.mark.parametrize("n_trials", [1, 4])
 def test_few_trials_are_drawn(n_trials: int) -> None:
     report = make_report(n_trials, coop=False)
-    for draw in (size_figure, accuracy_figure, sweep_figure, rank_bits_figure):
+    for draw in (size_figure, accuracy_figure, sweep_figure, rank_bits_figure, panels_figure):
         FigureCanvasAgg(draw(report)).draw()  # type: ignore[no-untyped-call]
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,81 +11,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
-from ruamel.yaml import YAML
+from projects import clean_environment, clone, edit_params, run
 
-REPOSITORY = Path(__file__).parent.parent
 N_TRIALS = 5
-
-
-def run(
-    project: Path, *command: str, check: bool = True, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a command in the project with the tests' own Python."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        env={**clean_environment(), "PATH": path, "PYTHONPATH": str(project), **environment},
-    )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def clean_environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-
-
-def edit_params(project: Path, **changes: object) -> None:
-    """Set parameters by dotted names (`__` stands for the dot)."""
-    yaml = YAML()
-    path = project / "params.yaml"
-    params = yaml.load(path.read_text())
-    for name, value in changes.items():
-        *sections, key = name.split("__")
-        section = params
-        for part in sections:
-            section = section[part]
-        section[key] = value
-    with path.open("w") as file:
-        yaml.dump(params, file)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the project, with little to do."""
-    folder = tmp_path_factory.mktemp("clone") / "loqua"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    edit_params(
-        folder,
+    return clone(
+        tmp_path_factory.mktemp("clone") / "loqua",
         tasks=["activities", "food-drink"],
-        prepare__emoji__poses={"train": 2, "val": 1, "test": 1},
-        features__views=1,
-        features__workers=0,
-        train__fast__stride=1000,
-        train__fast__min_steps=6,
-        train__rounds=2,
-        sweep__tasks=["activities"],
-        sweep__shots=4,
-        sweep__seeds=[1],
         sweep__n_trials=N_TRIALS,
         evaluate__seeds=[1, 2],
     )
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", *identity, "commit", "-qm", "clone")
-    return folder
 
 
 @pytest.fixture(scope="module")

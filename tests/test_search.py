@@ -1,15 +1,17 @@
 """The study remembers: nothing is tried twice, nothing is lost."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from pydantic import ValidationError
 
 from pipeline import search as search_module
 from pipeline.search import Search, SweepConfig
-from pipeline.selection import TrialRecord
+from pipeline.selection import FailedTrial, TrialRecord, choose_champion
 
 FIRST = {"prompt.rank": "full", "prompt.bits": 16, "train.lr": 0.1}
 
@@ -128,7 +130,8 @@ def test_failed_trials_count_and_are_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     search = Search(path, "toy", config())
     number, settings = search.ask(accept) or (0, {})
-    search.tell_failed(number, "the worker died")
+    search.tell_failed(number, "Traceback\nOSError: the worker died\n")
+    assert search.failed() == [FailedTrial(number, FIRST, "OSError: the worker died")]
     assert (search.n_failed, search.n_given_out) == (1, 1)
     resumed = Search(path, "toy", config())
     later = run(resumed, 100)
@@ -171,3 +174,40 @@ def test_a_file_that_is_no_study_is_an_error_with_its_name(tmp_path: Path) -> No
 def test_axes_without_values_are_refused(axis: Any) -> None:
     with pytest.raises(ValidationError):
         config(space={"train.lr": axis})
+
+
+def test_a_trial_costs_as_many_statements_however_many_there_were(tmp_path: Path) -> None:
+    search = Search(tmp_path / "study.db", "toy", config(n_trials=40))
+    counts, statements = [], []
+    sqlalchemy.event.listen(
+        search._storage.engine, "before_cursor_execute", lambda *a: statements.append(a)
+    )
+    for _ in range(40):
+        statements.clear()
+        assert len(run(search, 1)) == 1
+        counts.append(len(statements))
+        assert (search.n_given_out, search.n_finished) == (len(counts), len(counts))
+    assert len(set(counts[2:])) == 1, "the first was queued, and the next finds no distribution"
+
+
+def test_what_is_counted_is_what_is_stored(tmp_path: Path) -> None:
+    path, sweep = tmp_path / "study.db", config(n_trials=12, objective="score")
+    search = Search(path, "toy", sweep)
+    for turn in range(12):
+        number, settings = search.ask(accept) or (0, {})
+        if turn % 3 == 0:
+            search.tell(number, record(number, settings))
+        elif turn % 3 == 1:
+            search.tell_pruned(number, record(number, settings))
+        elif turn == 11:
+            search.tell(number, replace(record(number, settings), score=float("nan")))
+        else:
+            search.tell_failed(number, "no")
+    resumed = Search(path, "toy", sweep)
+    for one in (search, resumed):
+        assert (one.n_finished, one.n_pruned, one.n_failed) == (4, 4, 4)
+        assert one.best == choose_champion(one.finished())
+        assert one.ask(accept) is None
+    states = [trial.state.name for trial in search.study.trials]
+    assert states == ["COMPLETE", "PRUNED", "FAIL"] * 4
+    assert search.study.trials[1].intermediate_values == {1: search.pruned()[0].score}

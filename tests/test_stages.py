@@ -30,7 +30,8 @@ def test_a_stage_is_a_script_with_its_own_outputs(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dependencies_and_parameters_exist(stage: str) -> None:
-    made = [out for other in STAGES.values() for out in other["outs"] if isinstance(out, str)]
+    made = [next(iter(out)) if isinstance(out, dict) else out
+            for other in STAGES.values() for out in other["outs"]]  # fmt: skip
     for dependency in STAGES[stage]["deps"]:
         inside = any(Path(out).is_relative_to(dependency) for out in made)
         below = any(Path(dependency).is_relative_to(out) for out in made)
@@ -39,7 +40,8 @@ def test_dependencies_and_parameters_exist(stage: str) -> None:
     for name in STAGES[stage]["params"]:
         for source in ("emoji", "coop", "folder", "table"):
             value = params
-            for part in name.replace("${prepare.source}", source).split("."):
+            place = name.replace("${prepare.source}", source)
+            for part in place.replace("${sweep.preset}", params["sweep"]["preset"]).split("."):
                 value = value[part]
 
 

@@ -1,12 +1,16 @@
+import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.selection import TrialRecord
-from pipeline.tracking import Tracker, TrackingConfig, tracking_uri, trial_name
+from pipeline.server import shown
+from pipeline.tracking import Tracker, TrackingConfig, tracking_uri
+from pipeline.trial_run import trial_key, trial_name
 
 CONFIG = TrackingConfig(uri=None, experiment="loqua")
 
@@ -74,7 +78,7 @@ def test_trial_is_recorded_once_however_often_it_is_told(state: Path) -> None:
     assert run.data.tags["data_hash"] == "d"
     losses = {m.step: m.value for m in client.get_metric_history(run.info.run_id, "loss")}
     assert losses == {1: 1.0, 2: 0.5, 3: pytest.approx(1 / 3)}
-    assert tracker.logged_trials(parent) == {"sweep-1/7"}
+    assert tracker.logged_trials(parent) == {trial_key("sweep-1", record(7))}
 
 
 def test_opening_a_run_again_finds_it(state: Path) -> None:
@@ -87,3 +91,27 @@ def test_opening_a_run_again_finds_it(state: Path) -> None:
 
 def test_trial_name_tells_the_settings() -> None:
     assert trial_name({"prompt.rank": 1, "train.lr": 0.0512345}, 7) == "7: rank 1, lr 0.0512"
+
+
+def test_password_in_an_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert shown("https://me:s3cret@host:5000/x") == "https://host:5000/x"
+    for plain in ("http://127.0.0.1:5000", "sqlite:////tmp/a@b/mlflow.db"):
+        assert shown(plain) == plain
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret@127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9 does not answer") as refused:
+        Tracker(CONFIG, tmp_path)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_trial_of_an_earlier_study_of_the_same_name_is_another(state: Path) -> None:
+    old, new = record(7), replace(record(7), settings={"prompt.rank": 2, "train.lr": 0.05})
+    assert trial_key("sweep-1", old) != trial_key("sweep-1", new)
+    kept = TrialRecord(**json.loads(json.dumps(asdict(old))))
+    assert trial_key("sweep-1", kept) == trial_key("sweep-1", old), "as the study gives it back"
+    tracker = Tracker(CONFIG, state)
+    parent = tracker.open_run("sweep-2", "sweep", {})
+    for one in (old, new):
+        tracker.log_trial(parent, "sweep-2", one, {})
+    assert len(tracker.logged_trials(parent)) == 2

@@ -60,6 +60,28 @@ def test_what_it_does_read_matters(text: TextSide, features: TaskFeatures) -> No
         run(build(text, poisoned(features, trained)))
 
 
+def test_what_is_not_finite_is_told_with_round_and_task(
+    text: TextSide, features: TaskFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = build(text, features)
+    trial.run_round()
+    monkeypatch.setattr(trial.runs[0], "measure", lambda *_: [0.5, float("nan")])
+    with pytest.raises(
+        ArithmeticError, match="^round 2: task toy: accuracy on base classes is nan"
+    ):
+        trial.run_round()
+    assert len(trial.history) == 1, "it is no result"
+
+
+def test_class_embeddings_that_are_not_finite_are_no_accuracy(
+    text: TextSide, features: TaskFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = build(text, features)
+    monkeypatch.setattr(TextSide, "class_embeddings", lambda *_: torch.full((2, 2, 32), torch.nan))
+    with pytest.raises(ArithmeticError, match="task toy: a class embedding is not finite"):
+        trial.run_round()
+
+
 def test_classes_are_halved_twice(text: TextSide, features: TaskFeatures) -> None:
     assert build(text, features).classes == [([0, 1], [2, 3])]
 

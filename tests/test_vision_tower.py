@@ -11,7 +11,8 @@ from test_text_tower import relative
 from test_train import Waits
 from torch import Tensor, nn
 
-from pipeline.backbone import Backbone, fingerprint
+from pipeline.backbone import Backbone
+from pipeline.fingerprint import fingerprint
 from pipeline.vision_tower import VisionTower
 
 RELATIVE = 1e-5  # float32

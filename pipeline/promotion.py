@@ -1,0 +1,48 @@
+"""Who may take an alias: the better configuration of the same benchmark, by validation alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Policy = Literal["better", "always", "never"]
+ALIASES = ("champion", "compact")
+"""The first is fought for; the others belong to the same sweep's choice and follow it."""
+BENCHMARK = ("data_hash", "protocol", "tasks", "shots", "selection_seeds")
+"""Tags that must be equal for two validation scores to be comparable."""
+SCORE = "validation_score"
+
+
+def refusal(
+    policy: Policy, candidate: Mapping[str, str], holder: Mapping[str, str] | None
+) -> str | None:
+    """Return why a version does not take `champion` from the one that holds it; None if it does.
+
+    With `better` a candidate takes the alias if nobody holds it, or if its validation score is at
+    least the holder's on the same benchmark. Scores of different benchmarks cannot be compared, so
+    the holder stays. `always` takes it whatever the scores, `never` leaves every alias alone.
+
+    Args:
+        policy: `register.promote`.
+        candidate: tags of the version that would take it.
+        holder: tags of the version that has it, or None.
+    """
+    if policy == "never":
+        return "register.promote is never"
+    if policy == "always" or holder is None:
+        return None
+    other = [name for name in BENCHMARK if candidate.get(name) != holder.get(name)]
+    if other:
+        differences = ", ".join(
+            f"{name} {candidate.get(name, 'unknown'):.12} instead of "
+            f"{holder.get(name, 'unknown'):.12}"
+            for name in other
+        )
+        return f"it was chosen on another benchmark, so scores cannot be compared ({differences})"
+    try:
+        own, theirs = float(candidate[SCORE]), float(holder[SCORE])
+    except (KeyError, ValueError):
+        return f"one of them has no tag {SCORE}, so they cannot be compared"
+    if not own >= theirs:
+        return f"its validation score is {100 * own:.2f}, below {100 * theirs:.2f}"
+    return None

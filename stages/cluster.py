@@ -1,0 +1,54 @@
+"""Start a cluster, run stages on it, fetch what they made, stop it. No stage of DVC."""
+
+import argparse
+from pathlib import Path
+
+from pipeline import artifacts, remote
+from pipeline.errors import run_stage
+from pipeline.locks import exclusive
+from pipeline.params import load_params
+from pipeline.tracking import Tracker
+
+STEPS = {
+    "up": "start the machines, or bring them up to date",
+    "send": "send the project to the head",
+    "submit": "send the project, run `dvc repro` there, fetch what it made",
+    "fetch": "fetch what runs made there",
+    "down": "stop the machines",
+}
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m stages.cluster", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="STEP", dest="step")
+    for step, text in STEPS.items():
+        command = commands.add_parser(step, help=text, description=text)
+        command.add_argument("cluster", type=Path, metavar="CLUSTER.yaml")
+        if step == "submit":
+            command.add_argument(
+                "arguments", nargs=argparse.REMAINDER, metavar="...",
+                help="of `dvc repro`; default: evaluate",
+            )  # fmt: skip
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run one step."""
+    options = parse()
+    if options.step in ("send", "submit"):
+        params = load_params()  # a mistake in it is told here, not there
+        remote.load_cluster(options.cluster)
+        with exclusive(artifacts.STATE / "sweep.lock", "another sweep"):
+            # The head writes to a copy of our file; made here, it names our folder of artifacts.
+            Tracker(params.tracking, artifacts.STATE)
+            if options.step == "send":
+                remote.send(options.cluster)
+            else:
+                remote.submit(options.cluster, options.arguments or ["evaluate"])
+    else:
+        {"up": remote.up, "fetch": remote.fetch, "down": remote.down}[options.step](options.cluster)
+
+
+if __name__ == "__main__":
+    run_stage(main)

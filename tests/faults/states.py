@@ -1,0 +1,86 @@
+"""What a clone's sweep left behind, and whether it is whole."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import optuna
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from optuna.trial import FrozenTrial, TrialState
+from projects import run
+
+PYTHON = "python"
+
+
+def trials(project: Path) -> list[FrozenTrial]:
+    """Return all trials of the one study, or none if there is no study yet."""
+    path = project / "artifacts/state/optuna.db"
+    if not path.exists():
+        return []
+    storage = f"sqlite:///{path}"
+    names = optuna.study.get_all_study_names(storage)
+    if not names:
+        return []
+    [name] = names
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def finished(project: Path) -> dict[int, dict[str, Any]]:
+    """Return the records of the finished trials, by number."""
+    return {
+        trial.number: json.loads(trial.user_attrs["record"])
+        for trial in trials(project)
+        if trial.state == TrialState.COMPLETE
+    }
+
+
+def runs(project: Path, uri: str = "") -> list[Run]:
+    """Return all of MLflow's runs."""
+    uri = uri or f"sqlite:///{project / 'artifacts/state/mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name("loqua")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def check_databases(project: Path) -> None:
+    """Neither database is damaged."""
+    for name in ("optuna.db", "mlflow.db"):
+        path = project / "artifacts/state" / name
+        if path.exists():
+            with sqlite3.connect(path) as connection:
+                assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def check_whole(project: Path, before: dict[int, dict[str, Any]], n_trials: int) -> None:
+    """The sweep is finished, `before` is kept in it, and every trial stands in MLflow once."""
+    check_databases(project)
+    after = finished(project)
+    assert {number: after.get(number) for number in before} == before, "finished trials are kept"
+    assert len(after) == n_trials
+    assert not [t for t in trials(project) if t.state == TrialState.RUNNING]
+    written = json.loads((project / "artifacts/sweep/trials.json").read_text())
+    assert written["trials"] == [after[number] for number in sorted(after)]
+    settings = [json.dumps(trial["settings"], sort_keys=True) for trial in written["trials"]]
+    assert len(set(settings)) == n_trials, "a configuration was repeated"
+    check_runs(project, n_trials)
+
+
+def check_runs(project: Path, n_trials: int) -> None:
+    """MLflow has the sweep and every finished trial once, all of them ended."""
+    study = json.loads((project / "artifacts/sweep/trials.json").read_text())["study"]
+    keys = [found.data.tags["loqua.key"] for found in runs(project)]
+    assert len(keys) == len(set(keys)), "a run stands there twice"
+    assert set(keys) == {study, *(f"{study}/{number}" for number in finished(project))}
+    assert len(keys) == n_trials + 1
+    assert {found.info.status for found in runs(project)} == {"FINISHED"}
+
+
+def resume(project: Path, n_known: int, n_trials: int, *command: str) -> None:
+    """Run the sweep to its end; it knows as many trials as there were."""
+    done = run(project, *(command or (PYTHON, "-m", "stages.sweep")))
+    if n_known < n_trials:
+        assert f"{n_known} of {n_trials} trials known" in done.stdout, done.stdout
+    else:
+        assert "trials known" not in done.stdout, "there was nothing to train"

@@ -1,0 +1,95 @@
+"""A whole node dies: its trials go on elsewhere."""
+
+import sys
+import threading
+import time
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+from projects import wait_until
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+from sweeps import faulty_resolve, sweep, sweep_config
+
+from pipeline.cluster import cluster
+from pipeline.features import TaskFeatures
+from pipeline.run import TextSide
+from pipeline.search import Search
+from pipeline.trial import Trial
+from pipeline.worker import SweepJob
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+pytestmark = pytest.mark.faults
+N_TRIALS = 8
+
+
+def note_round(trial: Trial, seen: Path) -> None:
+    """Note which trial begins which round on which node; take a moment for it."""
+    name = f"{id_of(trial)}_{len(trial.history) + 1}_{ray.get_runtime_context().get_node_id()}"
+    (seen / f"{time.time_ns()}_{name}").touch()
+    time.sleep(0.5)
+
+
+def id_of(trial: Trial) -> str:
+    """Return what tells a trial from the others here."""
+    replica = trial.runs[0].replicas[0]
+    return f"{replica.prompt.config.rank}-{replica.prompt.config.bits}-{replica.lr:.6f}"
+
+
+def rounds(seen: Path) -> dict[str, list[tuple[int, str]]]:
+    """Return the rounds that began, with their nodes, by trial and in order of time."""
+    found = defaultdict(list)
+    for path in sorted(seen.iterdir()):
+        _, trial, n_round, node = path.name.split("_")
+        found[trial].append((int(n_round), node))
+    return found
+
+
+def test_trials_of_a_dead_node_go_on_elsewhere_from_their_last_round(
+    text: TextSide, features: TaskFeatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "rounds"
+    seen.mkdir()
+    config = sweep_config(n_trials=N_TRIALS, max_failures=1)
+    resolve = partial(faulty_resolve, fault=partial(note_round, seen=seen))
+    job = SweepJob(text, [features], resolve, dict, config)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        dying, _ = (nodes.add_node(num_cpus=2) for _ in range(2))
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+        with cluster():
+
+            def on_dying() -> bool:
+                began = [r for found in rounds(seen).values() for r in found]
+                return any(n_round >= 3 and node == dying.node_id for n_round, node in began)
+
+            def kill() -> None:
+                wait_until(on_dying)
+                nodes.remove_node(dying, allow_graceful=False)
+
+            killer = threading.Thread(target=kill)
+            killer.start()
+            search = Search(tmp_path / "s.db", "nodes", config)
+            finished, failed = sweep(search, job, tmp_path / "ray")
+            killer.join()
+    finally:
+        nodes.shutdown()
+    assert not failed
+    assert len(finished) == N_TRIALS
+    assert all(len(record.history) == 6 for record in finished)
+    moved = 0
+    for began in rounds(seen).values():
+        numbers = [n_round for n_round, _ in began]
+        where = [node for _, node in began]
+        again = len(numbers) - len(set(numbers))
+        assert numbers == sorted(numbers), "no trial begins anew"
+        assert set(numbers) == set(range(1, 7))
+        if len(set(where)) > 1:
+            moved += 1
+            assert again <= 1, "only the round that was under way is trained again"
+        else:
+            assert again == 0
+    assert moved >= 1, "the dead node had trials"
