@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from project import IDENTITY, REPOSITORY, run
+from projects import REPOSITORY, run
 
 from pipeline.checkout import checkout, in_checkout, is_copy
 from pipeline.datasets.own import files_hash
@@ -59,7 +59,8 @@ def test_an_experiment_in_a_copy_finds_its_checkout(tmp_path: Path) -> None:
     run(project, "git", "init", "-q")
     run(project, "dvc", "init", "-q")
     run(project, "git", "add", "-A")
-    run(project, "git", *IDENTITY, "commit", "-qm", "one")
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    run(project, "git", *identity, "commit", "-qm", "one")
     run(project, "dvc", "exp", "run", "--temp", "-S", "rank=2", "-n", "two", PYTHONPATH="")
     assert not (project / "said.json").exists(), "the experiment ran in a copy"
     [made] = run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()

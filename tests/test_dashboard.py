@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from project import REPOSITORY
+from projects import REPOSITORY
 
 from pipeline.search import Choice, Search, SweepConfig
 from pipeline.selection import TrialRecord

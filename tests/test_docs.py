@@ -1,0 +1,210 @@
+"""The documentation is true: commands exist and parse, parts of params.yaml are valid, links lead.
+
+What is quick is run for real, in a small copy of the project: test_pipeline_docs.py. Here every
+command of every page is looked up by `RULES`; one that no rule knows is an error.
+"""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from dvc.cli.parser import get_main_parser
+from dvc.utils.hydra import apply_overrides
+from mlflow.cli import cli as mlflow_cli
+from pages import PAGES, Command, anchors, blocks, commands, links
+from projects import REPOSITORY
+from ruamel.yaml import YAML
+
+from pipeline.params import load_params
+
+COMMANDS = [command for page in PAGES for command in commands(page)]
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+TARGETS = re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.M)
+OTHER_BLOCKS = {
+    ("CONTRIBUTING.md", "params.yaml   every choice"),
+    ("docs/data.md", "pictures/pets/cat/1.jpg"),
+    ("docs/data.md", "image,class_name"),
+}
+"""Code blocks that are neither commands nor parts of params.yaml, by their beginning."""
+
+
+def merged(old: Any, new: Any) -> Any:
+    """Put a part of params.yaml over the whole."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
+    return new
+
+
+def write_params(path: Path, parts: tuple[dict[str, Any], ...]) -> None:
+    """Write params.yaml with parts of a page put over it."""
+    params = YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text())
+    for part in parts:
+        params = merged(params, part)
+    with path.open("w") as file:
+        YAML(typ="safe").dump(params, file)
+
+
+def made(command: Command, _: Path) -> None:
+    """A target of the Makefile, whose recipe expands."""
+    target = command.words[1]
+    assert target in TARGETS, f"no such target; there are {TARGETS}"
+    arguments = ["make", "-n", "-o", ".venv/.ready", *command.words[1:]]
+    subprocess.run(arguments, cwd=REPOSITORY, check=True, capture_output=True)
+    for name in (word.partition("=")[0] for word in command.words[2:]):
+        assert f"$({name})" in MAKEFILE, f"{name} is no variable of the Makefile"
+
+
+def parsed_by_dvc(command: Command, tmp: Path) -> None:
+    """DVC's own parser takes it; stages exist, and what `-S` sets is valid."""
+    words = command.words[1:]
+    if len(words) == 1 and words[0] in ("exp", "queue"):  # a family of commands
+        words = [*words, "list" if words[0] == "exp" else "status"]
+    arguments = get_main_parser().parse_args(words)
+    path = tmp / "params.yaml"
+    write_params(path, command.params)
+    if getattr(arguments, "set_param", None):
+        apply_overrides(path, arguments.set_param)
+        load_params(path)
+    if words[0] in ("repro", "freeze", "unfreeze"):
+        stages = YAML(typ="safe").load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+        tasks = load_params(path).tasks
+        for target in arguments.targets:
+            stage, _, task = target.partition("@")
+            assert stage in (*stages, "<stage>")
+            assert not task or task in tasks
+
+
+def parsed_by_click(program: click.Command, words: list[str]) -> None:
+    """Click takes the words: all subcommands and options exist."""
+    context = click.Context(program)
+    while isinstance(program, click.Group):
+        name, *words = words
+        found = program.get_command(context, name)
+        assert found is not None, f"no such command: {name}"
+        program, context = found, click.Context(found, parent=context)
+    program.make_parser(context).parse_args(words)
+
+
+def parsed_by_mlflow(command: Command, _: Path) -> None:
+    """MLflow's own parser takes it."""
+    parsed_by_click(mlflow_cli, command.words[1:])
+
+
+def has_help(command: Command, _: Path) -> None:
+    """The subcommand exists, and its help names every option."""
+    words = [word for word in command.words if not word.startswith("-") and "=" not in word]
+    known = subprocess.run(
+        [Path(sys.executable).parent / words[0], *(w for w in words[1:] if w.isalpha()), "--help"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for option in (word.partition("=")[0] for word in command.words if word.startswith("--")):
+        assert option in known
+
+
+def is_module(command: Command, _: Path) -> None:
+    """The module can be found, and names every option that is given to it."""
+    name, *words = command.words[2:]
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    package = Path(found.origin).name == "__init__.py"
+    source = Path(found.origin).with_name("__main__.py") if package else Path(found.origin)
+    text = source.read_text()
+    for option in (w.partition("=")[0] for w in words if w.startswith("--") and w != "--help"):
+        assert f'"{option}"' in text
+
+
+def is_python(command: Command, _: Path) -> None:
+    """The code compiles."""
+    compile(command.words[2], str(command), "exec")
+
+
+def is_extra(command: Command, _: Path) -> None:
+    """Extras of the project's own package exist."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for extra in re.findall(r"\[([\w,]+)\]", command.text):
+        assert extra in project["optional-dependencies"]
+
+
+def is_known(command: Command, _: Path) -> None:
+    """A plain tool of the shell; that it is written as meant was seen by the rule's author."""
+    assert command.words[0] in (".", "export") or shutil.which(command.words[0])
+
+
+RULES: tuple[tuple[str, Callable[[Command, Path], None]], ...] = (
+    (r"make [a-z-]+( [A-Z_]+=\S+)*", made),
+    (r"dvc .*", parsed_by_dvc),
+    (r"mlflow .*", parsed_by_mlflow),
+    (r"optuna storage upgrade .*", has_help),
+    (r"python -m (stages|bench)\S* ?.*", is_module),
+    (r"(?s)python -c .*", is_python),
+    (r"pip install -e '\.\[\w+\]'", is_extra),
+    (r"\. \.venv/bin/activate", is_known),
+    (r"export MLFLOW_TRACKING_URI=sqlite:///\S+", is_known),
+    (r'git (pull|clone URL loqua|commit -m "Baseline" dvc\.lock|commit -am "Rank 2")', is_known),
+    (r"(du -sh|rm -r|tar -czf) .*artifacts/\S+.*", is_known),
+    (r"ssh -L 5000:127\.0\.0\.1:5000 HOST", is_known),
+)
+"""How each command is checked; the first that matches all of it counts."""
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_every_command_exists_and_parses(command: Command, tmp_path: Path) -> None:
+    check = next((how for rule, how in RULES if re.fullmatch(rule, command.text)), None)
+    assert check is not None, f"{command}: no rule in RULES says how it is checked"
+    check(command, tmp_path)
+
+
+def test_every_rule_is_needed() -> None:
+    for rule, _ in RULES:
+        assert any(re.fullmatch(rule, command.text) for command in COMMANDS), rule
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_blocks_are_commands_or_parts_of_params(page: Path, tmp_path: Path) -> None:
+    parts: list[dict[str, Any]] = []
+    for block in blocks(page):
+        if (part := block.params) is not None:
+            parts.append(part)
+            write_params(tmp_path / "params.yaml", tuple(parts))
+            load_params(tmp_path / "params.yaml")
+        else:
+            known = any(block.page == p and block.text.startswith(b) for p, b in OTHER_BLOCKS)
+            assert known != (block.commands is not None), f"{block.page}:{block.line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}: no such heading"
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, waiting = set(), [REPOSITORY / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        found = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+        waiting += [p for p in found if p.suffix == ".md" and p not in reached and p in PAGES]
+    assert set(PAGES) <= reached
+
+
+def test_every_make_target_has_help_and_stands_in_the_docs() -> None:
+    named = {command.words[1] for command in COMMANDS if command.words[0] == "make"}
+    for target in TARGETS:
+        assert re.search(rf"^{target}:.* ## \S", MAKEFILE, re.M), f"{target} has no help"
+        assert target in named, f"make {target} stands in no page"
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", MAKEFILE, re.M)
+    assert phony is not None
+    assert set(phony[1].replace("\\\n", " ").split()) == set(TARGETS)
