@@ -30,6 +30,9 @@ repro: $(READY) ## run the whole pipeline (what changed of it)
 test: $(READY) ## run the tests
 	$(RUN) pytest
 
+test-browser: $(READY) ## look at the report and the MLflow UI with Chromium (pictures in artifacts/screenshots)
+	$(RUN) pytest -m browser tests/browser
+
 test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
 	$(RUN) pytest -m cluster tests/cluster
 
@@ -59,6 +62,9 @@ bench-features: $(READY) ## measure encoding from files into bench/features.json
 
 bench-scale: $(READY) ## measure the controller as trials grow into bench/scale.json (15 quiet minutes)
 	$(RUN) python -m bench.scale
+
+bench-serving: $(READY) ## measure serving into bench/serving.json (ten quiet minutes)
+	$(RUN) python -m bench.serving
 
 bench-tracking: $(READY) ## measure what recording a sweep costs into bench/tracking.json (ten minutes)
 	$(RUN) python -m bench.tracking

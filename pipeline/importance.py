@@ -110,9 +110,9 @@ def ped_anova(
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=top)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that it takes low targets as the best
-        return [evaluator.evaluate(study, target=negated(scores)) for scores in scores_SN]
+        return [evaluator.evaluate(study, target=_negative(scores)) for scores in scores_SN]
 
 
-def negated(scores: Sequence[float]) -> Callable[[FrozenTrial], float]:
-    """Return a target that Optuna takes the lowest of as the best."""
+def _negative(scores: Sequence[float]) -> Callable[[FrozenTrial], float]:
+    """Return what Optuna is to keep low."""
     return lambda trial: -scores[trial.number]

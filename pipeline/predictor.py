@@ -197,17 +197,19 @@ def check_classes(classes: Sequence[str]) -> None:
     """
     if len(classes) > MAX_CLASSES:
         raise ValueError(f"classes: found {len(classes)}; allowed are {MAX_CLASSES}")
-    wrong = [
-        name
-        for name in classes
-        if not (isinstance(name, str) and name.strip()) or len(name) > MAX_NAME
-    ]
     report_all(
         f"classes: allowed are names of 1 to {MAX_NAME} characters",
-        [f"{name!r:.60}" for name in wrong],
+        [f"{name!r:.60}" for name in classes if not is_name(name)],
     )
     letters = sum(map(len, classes))
     if letters > MAX_LETTERS:
         raise ValueError(f"classes: {letters} characters in all; allowed are {MAX_LETTERS}")
     repeated = sorted(name for name, count in Counter(classes).items() if count > 1)
     report_all("classes: allowed is every name once", [repr(name) for name in repeated])
+
+
+def is_name(name: object) -> bool:
+    """Return whether something is text that a file and a tokenizer take."""
+    if not (isinstance(name, str) and name.strip() and len(name) <= MAX_NAME):
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)  # halves of characters

@@ -15,7 +15,7 @@ from pipeline.space import Choice, Range, SweepConfig
 Settings = dict[str, Any]
 STARTUP_TRIALS = 8
 """Random proposals before TPE has something to learn from."""
-WINDOW = 300
+WINDOW = 200
 """Ended trials that a sampler looks at, at most."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 

@@ -22,7 +22,7 @@ from pipeline.logged_model import log_model
 from pipeline.predictor import Predictor, load_model_files
 from pipeline.promotion import ALIASES, Policy, refusal
 from pipeline.release import Release, content_hash, load_abouts, version_tags
-from pipeline.tracking import Tracker
+from pipeline.tracking import KEY, Tracker
 from pipeline.version_card import version_card
 
 DESCRIPTION = """Soft prompts for CLIP, by Loqua. Each version is one configuration of the Pareto
@@ -72,7 +72,7 @@ def register(
             card = version_card(name, number, release, version.tags, licenses)
             tracker.client.update_model_version(name, number, description=card)
     except MlflowException as error:
-        raise ValueError(f"register.name: {name} at {tracker.uri}: {error}") from error
+        raise ValueError(f"register.name: {name} at {shown(tracker.uri)}: {error}") from error
     return Registered(release.method, number, digest, not known, version.tags)
 
 
@@ -156,10 +156,19 @@ def run_tags(tracker: Tracker, release: Release, parent: str) -> dict[str, str]:
     protocol = release.benchmark["protocol"]
     found = {
         "study_run": parent,
-        "trial_run": tracker.find_run(f"{release.study}/{release.trial}"),
+        "trial_run": trial_run(tracker, release),
         "evaluate_run": tracker.find_run(f"{release.study}/{protocol}"),
     }
     return {name: run_id for name, run_id in found.items() if run_id}
+
+
+def trial_run(tracker: Tracker, release: Release) -> str | None:
+    """Return the id of the newest run whose key begins with the study and ends with the trial."""
+    key = f"{release.study}%/{release.trial}"
+    found = tracker.client.search_runs(
+        [tracker.experiment_id], f"tags.`{KEY}` LIKE '{key}'", max_results=1
+    )
+    return str(found[0].info.run_id) if found else None
 
 
 def study_run(tracker: Tracker, study: str) -> str:
@@ -183,8 +192,13 @@ def load_model(model_uri: str) -> PyFuncModel:
     try:
         return load_version(mlflow.get_registry_uri(), fixed_uri(model_uri))
     except MlflowException as error:
-        where = mlflow.get_registry_uri()
+        where = shown(mlflow.get_registry_uri())
         raise ValueError(f"{model_uri}: not to be had at {where}: {error.message}") from None
+
+
+def shown(uri: str) -> str:
+    """Return an address without the name and password that it may carry."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def fixed_uri(model_uri: str) -> str:
@@ -215,7 +229,7 @@ def load_predictor(model_uri: str) -> Predictor:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(fixed_uri(model_uri))) / "artifacts"
     except (MlflowException, OSError) as error:
-        where = mlflow.get_registry_uri()
+        where = shown(mlflow.get_registry_uri())
         raise ValueError(f"{model_uri}: not to be had at {where}: {error}") from None
     if not (folder / "model.json").is_file():
         raise ValueError(f"{model_uri}: no model of Loqua")

@@ -25,6 +25,11 @@ class Choice(RootModel[Annotated[list[Value], Field(min_length=1)]]):
         return self.root
 
     @property
+    def words(self) -> str:
+        """It, for people."""
+        return ", ".join(str(value) for value in self.root)
+
+    @property
     def points(self) -> list[Value]:
         """Its values on a grid."""
         return self.root
@@ -56,6 +61,12 @@ class Range(Config):
     def ends(self) -> list[Value]:
         """Both ends, for a check before the sweep."""
         return [self.low, self.high]
+
+    @property
+    def words(self) -> str:
+        """It, for people."""
+        steps = f", {self.steps} steps" if self.steps else ""
+        return f"{self.low:g} to {self.high:g}{', log scale' if self.log else ''}{steps}"
 
     @property
     def points(self) -> list[Value]:

@@ -19,6 +19,7 @@ from pipeline.delivery import LIMIT, Away, Delivery, Refused
 from pipeline.selection import TrialRecord, choose_champion, choose_compact, pareto_front
 from pipeline.tracking import Tracker
 from pipeline.trial_run import trial_key
+from pipeline.views import describe_sweep
 
 Ended = Mapping[str, list[TrialRecord]]
 """Trials that ended, by MLflow's word for how: FINISHED, or KILLED if stopped early."""
@@ -121,6 +122,11 @@ class SweepLog:
         if missing:
             self.say(f"{len(missing):,} earlier trials go to {self.tracker.place}")
         self._catch_up(missing)
+
+    def describe(self, searched: Mapping[str, str]) -> None:
+        """Tell what is searched, values by axis, and save views of the trials for the UI."""
+        now = int(1000 * time.time())
+        self._put("the views", describe_sweep, self.tracker, self.parent, self.study, searched, now)
 
     def trial(self, record: TrialRecord, status: str = "FINISHED") -> None:
         """Tell of a trial that ended just now."""

@@ -28,7 +28,7 @@ from pipeline.config import Config
 from pipeline.delivery import Away, Refused
 from pipeline.selection import TrialRecord
 from pipeline.server import check_server, shown
-from pipeline.trial_run import trial_key, trial_metrics, trial_name
+from pipeline.trial_run import rank_word, trial_key, trial_metrics, trial_name
 
 KEY = "loqua.key"
 ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -274,7 +274,8 @@ class Tracker:
         def time_ms(step: int) -> int:
             return started_ms + lasted_ms * step // max(last, 1)
 
-        self.log(run_id, record.settings, trial_metrics(record), time_ms=time_ms)
+        params = record.settings | rank_word(record.settings)
+        self.log(run_id, params, trial_metrics(record), time_ms=time_ms)
         self.client.set_terminated(run_id, status, started_ms + lasted_ms)
 
     def logged_trials(self, parent: str) -> set[str]:

@@ -40,3 +40,12 @@ def trial_name(settings: Mapping[str, Any], number: int) -> str:
         for key, value in settings.items()
     ]
     return f"{number}: {', '.join(parts)}"
+
+
+def rank_word(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the rank as a word that is never a number: `rank 1`, `full`.
+
+    MLflow's parallel coordinates lose `full` on an axis whose other values are numbers.
+    """
+    rank = settings.get("prompt.rank")
+    return {} if rank is None else {"rank": rank if isinstance(rank, str) else f"rank {rank}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from pipeline.evaluate import Measurement
 from pipeline.metrics import harmonic_mean, mean_and_spread
@@ -27,10 +28,11 @@ def version_card(
         licenses: a line for each thing that has one.
     """
     rows = score_rows(release.measured)
-    for kept in range(len(rows), -1, -1):
-        card = render(name, number, release, tags, licenses, rows[:kept], len(rows) - kept)
-        if len(card) <= MAX_CARD:
-            return card
+    shortest = render(name, number, release, tags, licenses, [], len(rows))
+    kept, room = 0, MAX_CARD - len(shortest)
+    while kept < len(rows) and (room := room - len(rows[kept]) - 1) >= 0:
+        kept += 1
+    card = render(name, number, release, tags, licenses, rows[:kept], len(rows) - kept)
     return card[:MAX_CARD]
 
 
@@ -93,19 +95,21 @@ probabilities compare the names that were asked for, and are not calibrated.
 
 def score_rows(measured: Sequence[Measurement], together: bool = False) -> list[str]:
     """Return a table's rows, one per task, or one for the means over all tasks."""
-    own = [one for one in measured if one.domain == "shots"]
+    halves, groups = is_halves(measured), dict[str, list[Measurement]]()
+    for one in measured:
+        if one.domain == "shots":
+            place = one.source if halves else f"{one.source} | {one.target}"
+            groups.setdefault("**mean**" if together else place, []).append(one)
+    if not halves:
+        return [
+            f"| {place} | {percent([one.accuracy for one in own])} |"
+            for place, own in groups.items()
+        ]
     rows = []
-    if is_halves(measured):
-        tasks = list(dict.fromkeys(one.source for one in own))
-        for group in [tasks] if together else [[task] for task in tasks]:
-            base, new = (by_seed(own, group, side) for side in ("base", "new"))
-            both = [harmonic_mean(b, n) for b, n in zip(base, new, strict=True)]
-            cells = " | ".join(percent(values) for values in (base, new, both))
-            rows.append(f"| {'**mean**' if together else group[0]} | {cells} |")
-        return rows
-    for source, target in dict.fromkeys((one.source, one.target) for one in own):
-        values = [one.accuracy for one in own if (one.source, one.target) == (source, target)]
-        rows.append(f"| {source} | {target} | {percent(values)} |")
+    for place, own in groups.items():
+        base, new = (by_seed(own, side) for side in ("base", "new"))
+        both = [harmonic_mean(b, n) for b, n in zip(base, new, strict=True)]
+        rows.append(f"| {place} | {' | '.join(map(percent, (base, new, both)))} |")
     return rows
 
 
@@ -114,18 +118,19 @@ def is_halves(measured: Sequence[Measurement]) -> bool:
     return any(one.side == "base" for one in measured)
 
 
-def by_seed(measured: Sequence[Measurement], tasks: Sequence[str], side: str) -> list[float]:
-    """Return the mean over tasks for each seed, in ascending order of seeds."""
-    own = [one for one in measured if one.side == side and one.source in tasks]
-    seeds = sorted({one.seed or 0 for one in own})
-    groups = [[one.accuracy for one in own if (one.seed or 0) == seed] for seed in seeds]
-    return [sum(group) / len(group) for group in groups]
+def by_seed(measured: Sequence[Measurement], side: str) -> list[float]:
+    """Return the mean accuracy for each seed, in ascending order of seeds."""
+    groups: dict[int, list[float]] = {}
+    for one in measured:
+        if one.side == side:
+            groups.setdefault(one.seed or 0, []).append(one.accuracy)
+    return [mean(groups[seed]) for seed in sorted(groups)]
 
 
 def percent(values: Sequence[float]) -> str:
     """Return mean and spread in percent; a single value has no spread."""
-    mean, spread = mean_and_spread([100 * value for value in values])
-    return f"{mean:.1f} ± {spread:.1f}" if len(values) > 1 else f"{mean:.1f}"
+    middle, spread = mean_and_spread([100 * value for value in values])
+    return f"{middle:.1f} ± {spread:.1f}" if len(values) > 1 else f"{middle:.1f}"
 
 
 def licenses(source: str, embedded: bool, backbone: str) -> list[str]:

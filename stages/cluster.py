@@ -40,7 +40,8 @@ def main() -> None:
         params = load_params()  # a mistake in it is told here, not there
         remote.load_cluster(options.cluster)
         with exclusive(artifacts.STATE / "sweep.lock", "another sweep"):
-            # The head writes to a copy of our file; made here, it names our folder of artifacts.
+            # The head goes on with copies of these: made here, they name this checkout.
+            artifacts.checkout_id()
             Tracker(params.tracking, artifacts.STATE)
             if options.step == "send":
                 remote.send(options.cluster)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pipeline import artifacts
 from pipeline.backbone import Backbone, load_backbone
-from pipeline.cluster import cluster, map_parallel
+from pipeline.cluster import check_resources, cluster, map_parallel
 from pipeline.errors import run_stage
 from pipeline.evaluate import (
     ZERO_SHOT,
@@ -93,6 +93,7 @@ def main() -> None:
     resources = params.sweep.cpus_per_trial, params.sweep.gpus_per_trial
     fits = [one.fit for one in planned]
     with cluster(), tqdm(total=len(fits), desc="evaluate", unit="fit") as bar:
+        check_resources(*resources)
         for index, (measured, prompts) in map_parallel(refit, fits, job, *resources):
             for method in planned[index].methods:
                 own = [replace(one, method=method) for one in measured]

@@ -36,7 +36,6 @@ from pipeline.points import (
 )
 from pipeline.protocols import targets, trained_tasks
 from pipeline.report import Extras, Protocol, Report, build_report, metrics
-from pipeline.search import Range
 from pipeline.selection import TrialRecord, choose_champion
 from pipeline.tables import (
     ResultTable,
@@ -77,12 +76,7 @@ def searched(params: Params) -> dict[str, str]:
         "trials": f"{sweep.n_trials}, proposed by Optuna's TPE (seed {sweep.sampler_seed}); "
         f"{len(sweep.first)} given to begin with",
     }
-    for name, axis in sweep.space.items():
-        words[name] = (
-            f"{axis.low:g} to {axis.high:g}{', log scale' if axis.log else ''}"
-            if isinstance(axis, Range)
-            else ", ".join(str(value) for value in axis.ends)
-        )
+    words |= {name: axis.words for name, axis in sweep.space.items()}
     if params.method:
         words["method"] = params.method
     words["a trial"] = (

@@ -1,9 +1,11 @@
 """Search rank, bits, prompt length and learning rate; write every trial and the winners."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from operator import getitem
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +14,7 @@ from rich.markup import escape
 from pipeline import artifacts
 from pipeline.backbone import load_backbone
 from pipeline.checkout import is_copy
-from pipeline.cluster import cluster, cluster_resources
+from pipeline.cluster import check_resources, cluster, cluster_resources
 from pipeline.disk import check_writable
 from pipeline.errors import run_stage
 from pipeline.locks import exclusive
@@ -138,6 +140,7 @@ def sweep(params: Params) -> None:
     with sweep_log(tracker, study.name, study.tags, say) as log:
         search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
         log.begin(study.params, search.n_trials, ended(search))
+        log.describe({name: axis.words for name, axis in params.sweep.space.items()})
         tally = Tally(params.evaluate.compact_within, 0, search.n_pruned, search.n_failed)
         for record in search.finished():
             tally.add(record)
@@ -201,6 +204,7 @@ def run_trials(search: Search, job: SweepJob, progress: Progress) -> None:
     """Run what the study lacks, one line per finished trial.
 
     Raises:
+        ValueError: if no node can ever take a trial.
         KeyboardInterrupt: if the sweep was interrupted; finished trials are kept.
     """
     with cluster():
@@ -208,7 +212,11 @@ def run_trials(search: Search, job: SweepJob, progress: Progress) -> None:
             f"sweep {search.name}: {search.n_given_out} of {search.n_trials} trials known; "
             f"{cluster_resources()}"
         )
-        run_sweep(search, job, artifacts.STATE / "ray", progress)
+        waits = check_resources(job.sweep.cpus_per_trial, job.sweep.gpus_per_trial)
+        if waits:
+            console.print(waits)
+        with tempfile.TemporaryDirectory(prefix="loqua-") as folder:
+            run_sweep(search, job, Path(folder), progress)
     if search.exhausted:
         console.print("every feasible configuration of the space was tried")
     elif search.running or search.n_given_out < search.n_trials:

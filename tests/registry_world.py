@@ -219,7 +219,7 @@ def build_world(folder: Path) -> World:
         for method, (rank, bits) in kinds
     }
     tracker = Tracker(TrackingConfig(uri=None, experiment="toy"), folder / "state")
-    for key in (STUDY, f"{STUDY}/0", f"{STUDY}/base_to_new"):
+    for key in (STUDY, f"{STUDY}/0", f"{STUDY}/10", f"{STUDY}/base_to_new"):
         tracker.close_run(tracker.open_run(key, key, {}))
     registered = {
         method: register(tracker, NAME, release, LICENSES) for method, release in releases.items()

@@ -1,7 +1,9 @@
 """Which cluster is joined, what it listens on, and trials on several real Ray nodes."""
 
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -46,21 +48,30 @@ class Ended:
         self.on_failed = self.failed.__setitem__
 
 
+TRAIN = train_config(4, rounds=2)
 Configuration = tuple[PromptConfig, TrainConfig]
 
 
 def meeting(settings: dict[str, Any], folder: Path, guests: int) -> Configuration:
-    """Leave a note in every worker, then wait until so many workers have left one."""
+    """Let every worker leave a note and wait, in its first round, until so many have left one."""
     context = ray.get_runtime_context()
     if context.get_actor_id() is not None:
-        note = folder / str(os.getpid())
-        note.write_text(f"{context.get_node_id()} {ray.get_gpu_ids()}")
-        deadline = time.monotonic() + 300
-        while len(list(folder.iterdir())) < guests:
-            assert time.monotonic() < deadline, f"alone on {note.read_text()}"
-            time.sleep(0.05)
+        from pipeline.trial import Trial
+
+        plain, note = Trial.run_round, folder / str(os.getpid())
+
+        def meet(self: Trial) -> dict[str, float]:
+            note.write_text(f"{context.get_node_id()} {ray.get_gpu_ids()}")
+            deadline = time.monotonic() + 600
+            while len(list(folder.iterdir())) < guests:
+                assert time.monotonic() < deadline, f"alone on {note.read_text()}"
+                time.sleep(0.05)
+            Trial.run_round = plain  # type: ignore[method-assign]  # this worker's own
+            return plain(self)
+
+        Trial.run_round = meet  # type: ignore[method-assign]  # this worker's own
     prompt = PromptConfig(init="a photo of a", rank=1, bits=1, n_ctx=2)
-    return prompt, train_config(4, rounds=2).model_copy(update={"lr": settings["train.lr"]})
+    return prompt, TRAIN.model_copy(update={"lr": settings["train.lr"]})
 
 
 def sweep_job(text: TextSide, features: TaskFeatures, folder: Path, **changes: Any) -> SweepJob:
@@ -79,20 +90,23 @@ def sweep_job(text: TextSide, features: TaskFeatures, folder: Path, **changes: A
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """Three Ray nodes of one CPU; the last declares a GPU. The driver has joined them."""
+    folder = tempfile.mkdtemp(prefix="lq-")  # its own: else all drivers of this machine join it
+    head = {"temp_dir": folder, "include_dashboard": False, "num_cpus": 1, "num_gpus": 0}
     started = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20},
+        initialize_head=True, head_node_args={**head, "object_store_memory": 100 * 2**20}
     )
-    for gpus in (0, 1):
-        started.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=100 * 2**20)
-    before = os.environ["RAY_ADDRESS"]
-    os.environ["RAY_ADDRESS"] = started.address
+    started.add_node(num_cpus=1, num_gpus=0, object_store_memory=100 * 2**20)
+    with pytest.MonkeyPatch.context() as declared:
+        declared.setenv("CUDA_VISIBLE_DEVICES", "0")  # Ray believes it, torch looks
+        started.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 * 2**20)
     try:
-        with cluster():
-            yield started
+        with pytest.MonkeyPatch.context() as known:
+            known.setenv("RAY_ADDRESS", started.address)
+            with cluster():
+                yield started
     finally:
-        os.environ["RAY_ADDRESS"] = before
         started.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_trials_run_on_all_nodes_at_once(

@@ -150,6 +150,51 @@ def test_registered_model_reproduces_its_accuracy_in_a_fresh_process(
     assert accuracy == pytest.approx(one["accuracy"], abs=1e-9)
 
 
+def test_every_pareto_winner_is_a_version_and_registering_again_makes_nothing_new(
+    project: Path, finished: str
+) -> None:
+    assert finished
+    uri = f"sqlite:///{project / 'artifacts/state/mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name("loqua").experiment_id
+    pareto = load(project, "sweep/winners.json")["pareto"]
+    results = load(project, "evaluate/results.json")
+    extra = {one["method"] for one in results["pareto"]["measurements"]}
+    members = {m["method"] for m in results["pareto"]["members"] if not m["roles"]}
+    assert extra == members, "only what has no role stands apart"
+    assert {one["seed"] for one in results["pareto"]["measurements"]} <= {1}
+
+    def state() -> tuple[object, ...]:
+        found = client.search_model_versions("name = 'loqua-emoji'")
+        versions = [client.get_model_version("loqua-emoji", entry.version) for entry in found]
+        return [dict(one) for one in versions], len(client.search_runs([experiment]))
+
+    before = state()
+    assert {one["tags"]["trial"] for one in before[0]} == {str(one["number"]) for one in pareto}
+    for one in before[0]:
+        assert one["description"].startswith(f"# loqua-emoji, version {one['version']}")
+        for link in ("study_run", "trial_run", "evaluate_run"):
+            assert client.get_run(one["tags"][link]).info.status == "FINISHED"
+    printed = run(project, sys.executable, "-m", "stages.register").stdout
+    assert "(new)" not in printed
+    assert "models:/loqua-emoji@champion: version" in printed
+    assert state() == before
+
+
+def test_a_folder_is_predicted_by_the_champion(project: Path, finished: str) -> None:
+    assert finished
+    table = pd.read_parquet(project / "artifacts/prepare/food-drink.parquet")
+    folder = project / "artifacts" / "pictures"
+    folder.mkdir()
+    for index, image in enumerate(table["image"][:5]):
+        (folder / f"{index}.png").write_bytes(image["bytes"])
+    command = ("-m", "stages.predict", str(folder), "--out", "artifacts/answers.csv")
+    run(project, sys.executable, *command, "--task", "food-drink")
+    answers = pd.read_csv(project / "artifacts/answers.csv")
+    assert len(answers) == 5
+    assert set(answers["class_name"]) <= set(table["class_name"])
+
+
 def test_another_protocol_keeps_the_sweep_and_named_methods_are_tested(
     project: Path, finished: str
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 
@@ -27,7 +28,7 @@ def test_template_fits_rays_own_schema(path: Path) -> None:
     config = prepare_config(load(path))
     validate_config(config)
     assert config["max_workers"] > 0
-    with pytest.raises(ValueError, match="max_workerz"):
+    with pytest.raises(ValidationError, match="max_workerz"):
         validate_config({**config, "max_workerz": 1})
 
 

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.cluster
 
 REPOSITORY = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
-N_TRIALS = 6
+N_TRIALS = 4
+N_STEPS = 1500  # work enough that a worker's start is short beside it: else the first one takes all
 
 
 class Laptop:
@@ -41,7 +42,7 @@ class Laptop:
         """Run a command in the project; return all that it printed."""
         done = subprocess.run(
             command, cwd=self.project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, text=True, check=False, timeout=900,
+            stdin=subprocess.DEVNULL, text=True, check=False, timeout=1800,
             env={**self.environment, **environment},
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stdout[-8000:]
@@ -98,8 +99,8 @@ def laptop(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Laptop:
     edit_params(
         project, tasks=["activities"], prepare__emoji__poses={"train": 2, "val": 1, "test": 1},
         features__views=1, features__workers=0, train__fast__stride=1000,
-        train__fast__min_steps=6, train__rounds=2, sweep__tasks=["activities"], sweep__shots=4,
-        sweep__seeds=[1], sweep__n_trials=N_TRIALS, evaluate__seeds=[1],
+        train__fast__min_steps=N_STEPS, train__rounds=6, sweep__tasks=["activities"],
+        sweep__shots=4, sweep__seeds=[1], sweep__n_trials=N_TRIALS, evaluate__seeds=[1],
     )  # fmt: skip
     fill_in(project / "cluster" / "machines.yaml", hosts)
     (folder / "home").mkdir()
@@ -142,7 +143,7 @@ def running(hosts: Hosts, laptop: Laptop) -> Iterator[str]:
     """What `make cluster-up` printed; all hosts have joined."""
     try:
         printed = laptop.run("make", "cluster-up")
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while len(alive := [n for n in ask(hosts, "nodes") if n["state"] == "ALIVE"]) < 3:
             logs = hosts.ssh(hosts.hosts[0], "tail -n 60 /tmp/ray/session_latest/logs/monitor*")
             assert time.monotonic() < deadline, (alive, logs.stdout)
@@ -166,8 +167,9 @@ def trials(laptop: Laptop) -> list[dict]:
 
 def test_trials_ran_on_every_host(submitted: str, hosts: Hosts) -> None:
     node_of = {node["node_id"]: node["node_ip"] for node in ask(hosts, "nodes")}
-    actors = [a for a in ask(hosts, "actors") if "TrialActor" in a["class_name"]]
-    assert {node_of[a["node_id"]] for a in actors} == {host.address for host in hosts.hosts}
+    actors = [a for a in ask(hosts, "actors") if "Trainable" in a["class_name"]]  # Tune's wrapper
+    begun = {node_of[a["node_id"]] for a in actors if a["node_id"]}
+    assert begun == {host.address for host in hosts.hosts}
     assert "3 node(s), 3 CPUs" in submitted
 
 
@@ -177,7 +179,7 @@ def test_results_came_back_and_nothing_is_left_to_do_here(submitted: str, laptop
     repeated = laptop.run("dvc", "repro", "sweep")
     assert not [s for s in re.findall(r"Running stage '([^']+)'", repeated) if s != "sources"]
     status = laptop.run("git", "status", "--porcelain").split()
-    assert set(status) <= {"M", "dvc.lock"}
+    assert set(status) <= {"M", "dvc.lock"}, status
 
 
 def test_runs_came_back(submitted: str, laptop: Laptop) -> None:
@@ -225,11 +227,11 @@ def test_a_job_goes_on_without_us_and_is_fetched(
 ) -> None:
     assert submitted
     head = hosts.hosts[0]
-    edit_params(laptop.project, sweep__n_trials=N_TRIALS + 2)
+    edit_params(laptop.project, sweep__n_trials=N_TRIALS + 1)
     laptop.run("make", "cluster-send")
     with tunnel(hosts, head) as address:
         job = ("ray", "job", "submit", "--address", address, "--")
-        command = ("python", "~/loqua/cluster/repro.py", "sweep")
+        command = ("python", "loqua/cluster/repro.py", "sweep")
         refused = laptop.run(*job, *command, check=False, RAY_AUTH_MODE="disabled")
         assert "Succeeded" not in refused
         assert "uthenticat" in refused or "nauthorized" in refused, refused
@@ -237,7 +239,7 @@ def test_a_job_goes_on_without_us_and_is_fetched(
     assert "succeeded" in printed
     assert len(trials(laptop)) == N_TRIALS
     laptop.run("make", "cluster-fetch")
-    assert len(trials(laptop)) == N_TRIALS + 2
+    assert len(trials(laptop)) == N_TRIALS + 1
 
 
 class tunnel:  # noqa: N801 (used as a function)

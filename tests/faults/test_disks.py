@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,13 +125,12 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(project: Path, 
     check_whole(project, {}, N_TRIALS)
 
 
-def test_rays_own_folder_on_a_full_disk_is_one_error(project: Path, tmp_path: Path) -> None:
-    temporary = tmp_path / "r"
-    with small_disk(temporary):
-        filler = fill(temporary)
-        refused = run(project, *SWEEP, check=False, RAY_TMPDIR=str(temporary))
+def test_rays_own_folder_on_a_full_disk_is_one_error(project: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="r") as folder:  # its sockets' paths must be short
+        with small_disk(Path(folder)):
+            fill(Path(folder))
+            refused = run(project, *SWEEP, check=False, RAY_TMPDIR=folder)
         assert refused.returncode == 1
         check_one_error(refused.stderr, "the disk is full")
-        filler.unlink()
     resume(project, 0, N_TRIALS)
     check_whole(project, {}, N_TRIALS)

@@ -141,7 +141,10 @@ def test_an_interrupted_sweep_ends_cleanly_and_goes_on(
 ) -> None:
     sweep = Running(project, *SWEEP)
     wait_until(lambda: moment(project) or sweep.process.poll() is not None)
-    os.kill(sweep.process.pid, number)
+    if number == signal.SIGINT:  # as a terminal sends it: to the workers, too
+        os.killpg(sweep.process.pid, number)
+    else:
+        os.kill(sweep.process.pid, number)
     status = sweep.end()
     before = finished(project)
     if moment is not all_told or status:  # at the end the signal may come too late

@@ -58,17 +58,17 @@ def test_trials_of_a_dead_node_go_on_elsewhere_from_their_last_round(
     job = SweepJob(text, [features], resolve, dict, config)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        dying, _ = (nodes.add_node(num_cpus=2) for _ in range(2))
+        workers = {node.node_id: node for node in (nodes.add_node(num_cpus=2) for _ in range(2))}
         monkeypatch.setenv("RAY_ADDRESS", nodes.address)
         with cluster():
 
-            def on_dying() -> bool:
+            def busy() -> list[str]:
                 began = [r for found in rounds(seen).values() for r in found]
-                return any(n_round >= 3 and node == dying.node_id for n_round, node in began)
+                return [node for n_round, node in began if n_round >= 3]
 
             def kill() -> None:
-                wait_until(on_dying)
-                nodes.remove_node(dying, allow_graceful=False)
+                wait_until(lambda: bool(busy()))
+                nodes.remove_node(workers[busy()[0]], allow_graceful=False)
 
             killer = threading.Thread(target=kill)
             killer.start()

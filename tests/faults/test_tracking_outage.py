@@ -57,6 +57,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def ready(project: Path) -> Path:  # noqa: F811 (the fixture)
+    edit_params(project, tasks=["activities"])
     run(project, "dvc", "repro", "features")
     return project
 
