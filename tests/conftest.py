@@ -274,3 +274,24 @@ def world(registry_world: Any) -> Iterator[Any]:
 
     with tracked_at(registry_world.uri):
         yield registry_world
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the project, with little to do."""
+    from projects import N_TRIALS, clone
+
+    return clone(
+        tmp_path_factory.mktemp("clone") / "loqua",
+        tasks=["activities", "food-drink"],
+        sweep__n_trials=N_TRIALS,
+        evaluate__seeds=[1, 2],
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(project: Path) -> str:
+    """What `dvc repro` printed in it."""
+    from projects import run
+
+    return run(project, "dvc", "repro").stdout

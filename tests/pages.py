@@ -1,11 +1,12 @@
 """The documentation as the tests read it: code blocks, commands, parts of params.yaml, links.
 
-A code block (indented by four, or fenced) holds commands, a part of params.yaml, or neither. A line
-is a command if it begins with one of `PROGRAMS`; what stands behind ` #` is a remark. An open
-double quote or a backslash at the end goes on in the next line. In running text, `code` that begins
-with a program and has something behind it is a command as well.
+A code block (indented by four, or fenced) holds commands, a part of params.yaml, Python, or
+something else. A line is a command if it begins with one of `PROGRAMS`; what stands behind ` #` is
+a remark. An open double quote, a backslash at the end, or `<<'EOF'` goes on in the next lines. In
+running text, `code` that begins with a program and has something behind it is a command as well.
 """
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "data/RE
     (REPOSITORY / "docs").glob("*.md")
 )
 PROGRAMS = (
-    *(".", "cd", "curl", "du", "dvc", "export", "git", "kill", "make", "mlflow", "optuna"),
-    *("optuna-dashboard", "pip", "psql", "pytest", "python", "ray", "rm", "ssh", "sudo", "tar"),
+    *(".", "apt-get", "cd", "cp", "curl", "docker", "du", "dvc", "export", "git", "kill", "make"),
+    *("mlflow", "nvidia-smi", "openssl", "optuna", "optuna-dashboard", "pip", "psql", "pytest"),
+    *("python", "ray", "read", "rm", "rsync", "scp", "source", "ssh", "ssh-keygen", "sudo", "tar"),
 )
 
 
@@ -45,20 +47,38 @@ class Block:
         return found if isinstance(found, dict) and set(found) <= set(sections) else None
 
     @property
+    def python(self) -> bool:
+        """Whether it is Python."""
+        try:
+            return any(isinstance(node, ast.Import | ast.ImportFrom | ast.Call)
+                       for node in ast.walk(ast.parse(self.text)))  # fmt: skip
+        except SyntaxError:
+            return False
+
+    @property
     def commands(self) -> list[str] | None:
         """Its commands, if all of it is commands, or None."""
         found, lines = [], iter(self.text.splitlines())
         for line in lines:
-            while line.endswith("\\") or line.count('"') % 2:
-                joined = line.endswith("\\")
-                line = f"{line[:-1]}{next(lines).lstrip()}" if joined else f"{line}\n{next(lines)}"
-            line = line if "\n" in line else re.sub(r"\s+#.*$", "", line)
-            if not line.strip():
-                continue
-            if line.split()[0] not in PROGRAMS:
+            if line.strip() and line.split()[0] not in PROGRAMS:
                 return None
-            found.append(line.strip())
+            command = whole_command(line, lines)
+            if command.strip():
+                found.append(command.strip())
         return found
+
+
+def whole_command(line: str, rest: Iterator[str]) -> str:
+    """Return a command that begins with a line, with the lines that belong to it."""
+    while line.endswith("\\"):
+        line = f"{line[:-1]}{next(rest).lstrip()}"
+    if line.endswith("<<'EOF'"):
+        return "\n".join([line, *iter(lambda: next(rest), "EOF"), "EOF"])
+    if line.count('"') % 2 == 0:
+        return re.sub(r"(^|\s+)#.*$", "", line)
+    while line.count('"') % 2:
+        line = f"{line}\n{next(rest)}"
+    return line
 
 
 @dataclass(frozen=True)
@@ -108,8 +128,9 @@ def commands(path: Path) -> list[Command]:
         if (part := block.params) is not None:
             parts.append((block.line, part))
         found += [(block.line, command) for command in block.commands or ()]
-    for number, line in enumerate(text, start=1):
-        running += [(number, code) for code in re.findall(r"`([^`]+)`", line)]
+    whole = "\n".join(text)
+    for match in re.finditer(r"`((?:[^`\n]|\n(?!\n))+)`", whole):
+        running.append((whole.count("\n", 0, match.start()) + 1, " ".join(match[1].split())))
     for number, code in running:
         words = code.split()
         if len(words) > 1 and words[0] in PROGRAMS:

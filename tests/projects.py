@@ -14,6 +14,8 @@ import psutil
 from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).parent.parent
+N_TRIALS = 5
+"""Of the clone that test_pipeline.py and test_pipeline_docs.py share."""
 
 
 def clone(folder: Path, **changes: object) -> Path:

@@ -4,9 +4,9 @@ What is quick is run for real, in a small copy of the project: test_pipeline_doc
 command of every page is looked up by `RULES`; one that no rule knows is an error.
 """
 
+import ast
 import importlib.util
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -98,6 +98,13 @@ def parsed_by_mlflow(command: Command, _: Path) -> None:
     parsed_by_click(mlflow_cli, command.words[1:])
 
 
+def parsed_by_ray(command: Command, _: Path) -> None:
+    """Ray's own parser takes it."""
+    from ray.scripts.scripts import cli as ray_cli
+
+    parsed_by_click(ray_cli, command.words[1:])
+
+
 def has_help(command: Command, _: Path) -> None:
     """The subcommand exists, and its help names every option."""
     words = [word for word in command.words if not word.startswith("-") and "=" not in word]
@@ -123,8 +130,10 @@ def is_module(command: Command, _: Path) -> None:
 
 
 def is_python(command: Command, _: Path) -> None:
-    """The code compiles."""
-    compile(command.words[2], str(command), "exec")
+    """The code compiles, and what it imports is there."""
+    heredoc = "<<'EOF'" in command.text
+    code = "\n".join(command.text.splitlines()[1:-1]) if heredoc else command.words[2]
+    check_imports(code)
 
 
 def is_extra(command: Command, _: Path) -> None:
@@ -134,24 +143,38 @@ def is_extra(command: Command, _: Path) -> None:
         assert extra in project["optional-dependencies"]
 
 
-def is_known(command: Command, _: Path) -> None:
-    """A plain tool of the shell; that it is written as meant was seen by the rule's author."""
-    assert command.words[0] in (".", "export") or shutil.which(command.words[0])
+def is_collected(command: Command, _: Path) -> None:
+    """The marker is declared, and the tests are there."""
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["pytest"]
+    assert command.words[1] == "-m"
+    marker, *paths = command.words[2:]
+    assert any(line.startswith(f"{marker}:") for line in declared["ini_options"]["markers"])
+    assert all((REPOSITORY / path).exists() for path in paths)
+
+
+def is_plain(command: Command, _: Path) -> None:
+    """A tool of the system, exactly as the rule's author has seen it."""
 
 
 RULES: tuple[tuple[str, Callable[[Command, Path], None]], ...] = (
-    (r"make [a-z-]+( [A-Z_]+=\S+)*", made),
+    (r"make [a-z-]+( [A-Z_]+=(\"[^\"]*\"|\S+))*", made),
     (r"dvc .*", parsed_by_dvc),
     (r"mlflow .*", parsed_by_mlflow),
+    (r"ray .*", parsed_by_ray),
     (r"optuna storage upgrade .*", has_help),
     (r"python -m (stages|bench)\S* ?.*", is_module),
-    (r"(?s)python -c .*", is_python),
+    (r"(?s)python (-c .*|- \S+ <<'EOF'.*)", is_python),
+    (r"pytest -m .*", is_collected),
     (r"pip install -e '\.\[\w+\]'", is_extra),
-    (r"\. \.venv/bin/activate", is_known),
-    (r"export MLFLOW_TRACKING_URI=sqlite:///\S+", is_known),
-    (r'git (pull|clone URL loqua|commit -m "Baseline" dvc\.lock|commit -am "Rank 2")', is_known),
-    (r"(du -sh|rm -r|tar -czf) .*artifacts/\S+.*", is_known),
-    (r"ssh -L 5000:127\.0\.0\.1:5000 HOST", is_known),
+    (r"(\.|source) \.venv/bin/activate", is_plain),
+    (r"export (MLFLOW_TRACKING_URI|RAY_AUTH_MODE)=\S+", is_plain),
+    (r"read -rs (\w+) && export \1", is_plain),
+    (r"export MLFLOW_FLASK_SERVER_SECRET_KEY=\$\(openssl rand -hex 32\)", is_plain),
+    (r'git (pull|clone URL loqua|commit -m "Baseline" dvc\.lock|commit -am "Rank 2")', is_plain),
+    (r"(du -sh|rm -r|tar -czf) .*artifacts/\S+.*", is_plain),
+    (r"ssh -L 5000:127\.0\.0\.1:5000 (HOST|that-machine|you@server)", is_plain),
+    (r"ssh-keygen -t ed25519 -N '' -f ~/\.ssh/loqua", is_plain),
+    (r"pip install boto3|apt-get install postgresql|kill -9", is_plain),
 )
 """How each command is checked; the first that matches all of it counts."""
 
@@ -177,8 +200,22 @@ def test_code_blocks_are_commands_or_parts_of_params(page: Path, tmp_path: Path)
             write_params(tmp_path / "params.yaml", tuple(parts))
             load_params(tmp_path / "params.yaml")
         else:
-            known = any(block.page == p and block.text.startswith(b) for p, b in OTHER_BLOCKS)
-            assert known != (block.commands is not None), f"{block.page}:{block.line}"
+            other = any(block.page == p and block.text.startswith(b) for p, b in OTHER_BLOCKS)
+            kinds = [other, block.python, block.commands is not None]
+            assert sum(kinds) == 1, f"{block.page}:{block.line}: {kinds}"
+        if block.python:
+            check_imports(block.text)
+
+
+def check_imports(code: str) -> None:
+    """What Python code imports is there."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                assert importlib.util.find_spec(name.name), name.name
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -11,26 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
-from projects import clean_environment, clone, edit_params, run
-
-N_TRIALS = 5
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the project, with little to do."""
-    return clone(
-        tmp_path_factory.mktemp("clone") / "loqua",
-        tasks=["activities", "food-drink"],
-        sweep__n_trials=N_TRIALS,
-        evaluate__seeds=[1, 2],
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(project: Path) -> str:
-    """What `dvc repro` printed."""
-    return run(project, "dvc", "repro").stdout
+from projects import N_TRIALS, clean_environment, edit_params, run
 
 
 def stages_run(printed: str) -> list[str]:
