@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,14 +99,12 @@ def join(address: str) -> None:
     """
     source = "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else "`ray start` on this machine"
     try:
-        ray.init(
-            runtime_env={
-                "env_vars": ALLOCATOR,
-                "py_modules": [str(Path(pipeline.__file__).parent)],
-            },
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        with driver_code() as folder:
+            ray.init(
+                runtime_env={"env_vars": ALLOCATOR, "working_dir": folder},
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise ValueError(
             f"the Ray cluster {address} (from {source}) does not let us in: {error}; "
@@ -127,6 +127,20 @@ def own_sigterm() -> Iterator[None]:
         raise KeyboardInterrupt(signal.SIGTERM) from None
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def driver_code() -> Iterator[str]:
+    """Make a folder that holds the `pipeline` package alone, for workers to run in.
+
+    With any other way to send code, Ray also puts the driver's folder on the workers' path, and
+    what lies there on their own machine, perhaps older, comes first.
+    """
+    source = Path(pipeline.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="loqua-") as folder:
+        caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, Path(folder) / source.name, ignore=caches)
+        yield folder
 
 
 def cluster_resources() -> str:
@@ -157,6 +171,15 @@ def check_resources(cpus: float, gpus: float) -> str | None:
             f"this machine has {cluster_resources()}"
         )
     return f"no node has {wanted} yet; waiting for one that has"
+
+
+def waiting_trials(n_trials: int) -> int:
+    """Return how many trials may wait for a place at once: one, and more on a joined cluster.
+
+    There a node may come for each that waits; by ones, a hundred nodes would take hours. But a
+    trial that waits was proposed before it had to be, so it is an eighth of the sweep, 16 at most.
+    """
+    return 1 if known_address() is None else min(16, max(1, n_trials // 8))
 
 
 def map_parallel(

@@ -21,6 +21,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.brake import Brake, Unpickled
+from pipeline.cluster import waiting_trials
 from pipeline.search import Search, SweepConfig
 from pipeline.selection import TrialRecord
 from pipeline.vault import Vault
@@ -199,6 +200,7 @@ def run_sweep(search: Search, job: SweepJob, folder: Path, listener: Listener) -
     def infeasible(settings: Settings) -> str | None:
         return job.resolve(settings)[0].infeasible()
 
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(waiting_trials(config.n_trials))
     vault, searcher = Vault(), StudySearcher(search, infeasible, brake)
     tuner = tune.Tuner(
         tune.with_resources(

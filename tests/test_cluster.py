@@ -26,6 +26,7 @@ from pipeline.cluster import (
     cluster_resources,
     known_address,
     map_parallel,
+    waiting_trials,
 )
 from pipeline.features import TaskFeatures
 from pipeline.prompts import PromptConfig
@@ -87,6 +88,30 @@ def sweep_job(text: TextSide, features: TaskFeatures, folder: Path, **changes: A
     return SweepJob(text, [features], resolve, dict, config.model_copy(update=changes))
 
 
+# The first test: the nodes that the others share are not started yet.
+def test_local_cluster_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with cluster():
+        assert dict(map_parallel(lambda _, item: item, [7], None, 1, 0)) == {0: 7}
+        me = psutil.Process()
+        sockets = [
+            (process.name(), connection.laddr.ip)
+            for process in [me, *me.children(recursive=True)]
+            for connection in process.net_connections(kind="inet")
+            if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)  # NONE: UDP
+        ]
+        assert {"gcs_server", "raylet"} <= {name for name, _ in sockets}
+        outside = [(name, ip) for name, ip in sockets if not is_loopback(ip)]
+        assert not outside
+        with pytest.raises(ValueError, match=r"a trial wants 1 CPU\(s\) and 3 GPU\(s\)"):
+            check_resources(1, 3)
+
+
+def is_loopback(ip: str) -> bool:
+    address = ip_address(ip)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """Three Ray nodes of one CPU; the last declares a GPU. The driver has joined them."""
@@ -138,7 +163,7 @@ def test_two_trials_share_a_gpu_and_no_third(
     notes = [path.read_text() for path in (tmp_path / "notes").iterdir()]
     assert len(notes) == 2, "four would fit by their CPUs"
     [gpu_node] = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("GPU")]
-    assert set(notes) == {f"{gpu_node} [0]"}
+    assert set(notes) == {f"{gpu_node} ['0']"}
 
 
 def test_workers_run_the_drivers_code(nodes: Cluster) -> None:
@@ -150,6 +175,15 @@ def test_workers_run_the_drivers_code(nodes: Cluster) -> None:
     assert "runtime_resources" in found, "a copy that travelled with the driver, not an old install"
 
 
+def test_nodes_come_for_several_waiting_trials(
+    nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert nodes.address
+    assert [waiting_trials(n) for n in (1, 24, 128, 10**5)] == [1, 3, 16, 16]
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert waiting_trials(10**5) == 1
+
+
 def test_what_cannot_fit_waits_on_a_cluster(nodes: Cluster) -> None:
     assert nodes.address
     assert check_resources(1, 0.5) is None
@@ -157,31 +191,6 @@ def test_what_cannot_fit_waits_on_a_cluster(nodes: Cluster) -> None:
     assert "waiting" in str(check_resources(1, 2))
     with pytest.raises(ValueError, match=r"gpus_per_trial: found 1.5"):
         check_resources(1, 1.5)
-
-
-def test_local_cluster_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    if ray.is_initialized():
-        pytest.fail("the nodes of the other tests must be gone by now")
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    with cluster():
-        assert dict(map_parallel(lambda _, item: item, [7], None, 1, 0)) == {0: 7}
-        me = psutil.Process()
-        sockets = [
-            (process.name(), connection.laddr.ip)
-            for process in [me, *me.children(recursive=True)]
-            for connection in process.net_connections(kind="inet")
-            if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)  # NONE: UDP
-        ]
-        assert {"gcs_server", "raylet"} <= {name for name, _ in sockets}
-        outside = [(name, ip) for name, ip in sockets if not is_loopback(ip)]
-        assert not outside
-        with pytest.raises(ValueError, match=r"a trial wants 1 CPU\(s\) and 3 GPU\(s\)"):
-            check_resources(1, 3)
-
-
-def is_loopback(ip: str) -> bool:
-    address = ip_address(ip)
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def test_address_that_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:

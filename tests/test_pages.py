@@ -2,17 +2,19 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from report_data import PROTOCOL, files, history, make_report, sample_rows, trial_records
+from test_tables import measured
 
 from pipeline.charts import live_charts
 from pipeline.examples import Example, ExampleGroup
 from pipeline.pages import PAGES, Picture, render
-from pipeline.report import Extras, Report, build_report
+from pipeline.report import Extras, Report, build_report, metrics
 from pipeline.selection import FailedTrial
 from pipeline.summary import METHODS
+from pipeline.tables import protocol_tables
 
 
 @pytest.mark.parametrize("template", PAGES)
@@ -85,6 +87,26 @@ def test_every_picture_stands_in_both_pages() -> None:
     for template in PAGES:
         page = render(template, make_report(), pictures)
         assert all(page.count(f"caption of {name}") == 1 for name in names)
+
+
+def test_other_protocols_have_their_own_tests_and_the_same_sweep() -> None:
+    trials, results = files()
+    found = [measured("zero_shot", "pets", None, 0.6)]
+    found += [measured("coop", "pets", 1, 0.5, shots=shots) for shots in (1, 16)]
+    results |= {"protocol": "few_shot", "measurements": [asdict(one) for one in found]}
+    tables = protocol_tables("few_shot", found)
+    report = build_report(trials, results, PROTOCOL, Extras(tables=tables))
+    assert not report.methods
+    for template in PAGES:
+        page = render(template, report, [], live_charts(report), "js")
+        assert "few shot" in page
+        assert "zero-shot (60.0 %) wins" in page
+        assert "CoOp against zero-shot: loses" in page
+        assert "Accuracy on all classes, by shots, mean" in page
+        assert "Champion, the best score, is trial 3" in page
+        assert "harmonic mean is that of base and new accuracy" not in page
+        assert "No test image was looked at" in page
+    assert metrics(report)["coop"] == {"pets/shots/1": 0.5, "pets/shots/16": 0.5}
 
 
 def with_trouble() -> Report:

@@ -72,7 +72,7 @@ def test_trial_is_recorded_once_however_often_it_is_told(state: Path) -> None:
     run = runs[0]
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time >= 1500, "the run lasts as long as the trial"
-    assert run.data.params == {"prompt.rank": "1", "train.lr": "0.05"}
+    assert run.data.params == {"prompt.rank": "1", "train.lr": "0.05", "rank": "rank 1"}
     assert run.data.metrics["size_bytes"] == 25
     assert run.data.metrics["food/new"] == 0.4
     assert run.data.tags["data_hash"] == "d"

@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_told_with_round_and_task(
 ) -> None:
     trial = build(text, features)
     trial.run_round()
-    monkeypatch.setattr(trial.runs[0], "measure", lambda *_: [0.5, float("nan")])
+    monkeypatch.setattr(trial.runs[0], "validate", lambda *_: [0.5, float("nan")])
     with pytest.raises(
         ArithmeticError, match="^round 2: task toy: accuracy on base classes is nan"
     ):
