@@ -100,7 +100,7 @@ def load_coop(path: Path, tower: Tower, init: str) -> StoredPrompt:
 
 
 def context_prompt(context: Tensor, tower: Tower, init: str) -> StoredPrompt:
-    """Return a plain context as a prompt of 16 bits.
+    """Return a plain context `[M, D]` as a prompt of 16 bits.
 
     Raises:
         ValueError: if it does not fit the tower.

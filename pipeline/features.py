@@ -108,20 +108,20 @@ class TaskFeatures:
     def rows(
         self, split: str, classes: Sequence[int], domains: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Return the positions of images, and labels renumbered by position in `classes`."""
+        """Return the positions of images, and labels by position in `classes`; both `[n]`."""
         wanted = torch.tensor([self.domains.index(domain) for domain in domains])
         mask_N = (self.split_N == SPLITS.index(split)) & torch.isin(self.domain_N, wanted)
         keep, label_n = renumber(self.label_N[mask_N], classes)
         return mask_N.nonzero()[:, 0][keep], label_n
 
     def training_rows(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return positions in `views_NVE`, and labels renumbered by position in `classes`."""
+        """Return positions `[n]` in `views_NVE`, and labels `[n]` by position in `classes`."""
         keep, label_n = renumber(self.label_N[self.split_N == SPLITS.index("train")], classes)
         return keep.nonzero()[:, 0], label_n
 
 
 def renumber(label_N: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return which labels are among `classes`, and those labels as positions in it."""
+    """Return which labels are among `classes`, `[N]`, and those as positions in it, `[n]`."""
     position = torch.full((max([-1, *classes, *label_N.tolist()]) + 1,), -1)
     position[torch.tensor(classes, dtype=torch.long)] = torch.arange(len(classes))
     renumbered_N = position[label_N]

@@ -47,7 +47,7 @@ class FrozenBlock(nn.Module):
         return out
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Apply the output projection, both residual branches and the MLP."""
+        """Apply the output projection, both residual branches and the MLP; all are `[..., D]`."""
         x = x + self.ls_1(self.out_proj(attended))
         out: Tensor = x + self.ls_2(self.c_proj(self.activation(self.c_fc(self.ln_2(x)))))
         return out

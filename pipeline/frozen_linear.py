@@ -62,7 +62,7 @@ class FrozenLinear(nn.Module):
 
 
 def frozen(weight: Tensor) -> nn.Parameter:
-    """Return a parameter that does not train: the very one that was given, if it is one."""
+    """Return a parameter that does not train, of any shape: the very one given, if it is one."""
     if not isinstance(weight, nn.Parameter):
         weight = nn.Parameter(weight.detach(), requires_grad=False)
     weight.requires_grad_(False)

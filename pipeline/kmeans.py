@@ -15,7 +15,7 @@ MAX_WORK = 2**27
 
 
 def nearest(values: Tensor, centroids_C: Tensor) -> Tensor:
-    """Return the index of the closest centroid of each value; centroids are sorted."""
+    """Return the index of the closest centroid of each value, same shape; centroids are sorted."""
     return torch.bucketize(values, (centroids_C[1:] + centroids_C[:-1]) / 2)
 
 

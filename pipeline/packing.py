@@ -61,7 +61,7 @@ class PackedNames:
 
     @property
     def last_K(self) -> Tensor:
-        """The flat index of the token of each class that becomes its embedding."""
+        """The flat index `[K]` of the token of each class that becomes its embedding."""
         return self.token_KL[:, -1]
 
     @property
@@ -107,7 +107,7 @@ class PaddedNames:
 
     @property
     def order_K(self) -> Tensor:
-        """The place of each class: they stand as the caller named them."""
+        """The place `[K]` of each class: they stand as the caller named them."""
         return torch.arange(len(self.pooled_K), device=self.pooled_K.device)
 
     @property

@@ -234,7 +234,7 @@ class Prompt(nn.Module):
         return self.inputs().context_MD
 
     def disturb(self, context_MD: Tensor) -> Tensor:
-        """Leave out a part of the update and add noise, as configured; every call draws anew."""
+        """Leave out a part of the update `[M, D]` and add noise; every call draws anew."""
         config = self.config
         if not (config.dropout or config.noise_std):
             return context_MD

@@ -42,7 +42,7 @@ class QuantizerConfig(Config):
 
 
 def code_shift(before_GC: Tensor, now_GC: Tensor) -> Tensor:
-    """Return the Kullback-Leibler divergence between two histograms of codes, the largest of G.
+    """Return the Kullback-Leibler divergence of histograms `[G, C]` of codes: the largest of G.
 
     KL(before || now), in nats, of counts with one added to each code, so that it is finite.
     """
@@ -97,7 +97,7 @@ class Quantizer(nn.Module):
         return codes_Gn.view(weight.shape), std_G1 * centroids_GC + mean_G1
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the quantized weight, same shape; while `ptq` trains, the weight itself."""
+        """Return the quantized weight, any shape kept; while `ptq` trains, the weight itself."""
         if not self.training:
             codes, codebook_GC = self.codebook(weight)
             return codebook_GC.gather(1, codes.view(len(codebook_GC), -1)).view(weight.shape)

@@ -81,7 +81,7 @@ class TextSide:
             )
 
     def init_MD(self, n_ctx: int) -> Tensor:
-        """Return the embeddings that start a context of M tokens."""
+        """Return the embeddings `[M, D]` that start a context of M tokens."""
         return self.tower.embed(init_tokens(self.init_words, n_ctx))
 
     def pack(self, class_names: Sequence[str], n_ctx: int) -> AnyNames:

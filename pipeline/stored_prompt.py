@@ -33,7 +33,7 @@ class StoredTensor:
 
     @classmethod
     def from_codes(cls, codes: Tensor, codebook_GC: Tensor, bits: int) -> StoredTensor:
-        """Pack codes below 2^bits, most significant bit first.
+        """Pack codes `[rows, ...]` below 2^bits, most significant bit first; G codebooks.
 
         Raises:
             ValueError: if a centroid does not fit half precision.
@@ -47,7 +47,7 @@ class StoredTensor:
 
     @classmethod
     def from_values(cls, values: Tensor) -> StoredTensor:
-        """Keep the values in half precision.
+        """Keep the values, of any shape, in half precision.
 
         Raises:
             ValueError: if a value does not fit it.
@@ -56,7 +56,7 @@ class StoredTensor:
         return cls(tuple(values.shape), 16, to_half(values), empty)
 
     def values(self) -> Tensor:
-        """Return the factor, float32."""
+        """Return the factor in its shape, float32."""
         if self.bits == 16:
             return self.payload.float().view(self.shape)
         count = math.prod(self.shape)
@@ -97,7 +97,7 @@ class StoredPrompt:
 
 
 def to_half(values: Tensor) -> Tensor:
-    """Round to half precision, on the CPU.
+    """Round to half precision, same shape, on the CPU.
 
     Raises:
         ValueError: if a value is not finite there.

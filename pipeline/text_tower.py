@@ -241,7 +241,7 @@ class TextTower(nn.Module):
 
 
 def is_causal(mask: Tensor) -> bool:
-    """Return whether an additive mask hides everything to the right, and nothing else."""
+    """Return whether an additive mask `[L, L]` hides all to the right, and nothing else."""
     above = torch.triu(torch.ones_like(mask, dtype=torch.bool), diagonal=1)
     return bool((mask[above] == float("-inf")).all() and (mask[~above] == 0).all())
 

@@ -116,7 +116,11 @@ class Trial:
 
 @contextmanager
 def told_in(place: str) -> Iterator[None]:
-    """Say where something was not finite."""
+    """Say where something was not finite.
+
+    Raises:
+        ArithmeticError: that of the block, with the place in front.
+    """
     try:
         yield
     except ArithmeticError as error:
