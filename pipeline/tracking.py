@@ -6,6 +6,7 @@ and never makes a second one.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -26,6 +27,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config import Config
 from pipeline.selection import TrialRecord
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises
 
 KEY = "loqua.key"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
