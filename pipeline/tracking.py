@@ -6,6 +6,7 @@ and never makes a second one. `sweep_log` decides when trials are told.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -29,6 +30,8 @@ from pipeline.delivery import Away, Refused
 from pipeline.selection import TrialRecord
 from pipeline.server import check_server, shown
 from pipeline.trial_run import rank_word, trial_key, trial_metrics, trial_name
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises
 
 KEY = "loqua.key"
 ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
