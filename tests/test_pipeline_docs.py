@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import PAGES, commands
 from PIL import Image
-from projects import run
+from projects import REPOSITORY, run
 
 PROMPT = "artifacts/evaluate/prompts/champion-food-drink-1.prompt"
 QUICK = {
@@ -68,7 +68,7 @@ def test_it_runs_and_prints_what_the_page_says(done: Path, command: str) -> None
 
 
 def test_the_copies_of_the_databases_are_whole(done: Path) -> None:
-    [backup] = python_code("operations.md", ".backup(")
+    [backup] = python_code("docs/operations.md", ".backup(")
     run(done, "bash", "-c", backup)
     for name in ("optuna", "mlflow"):
         code = f"import sqlite3; print(*sqlite3.connect('{name}-copy.db').iterdump(), sep='\\n')"
@@ -80,7 +80,8 @@ def test_the_copies_of_the_databases_are_whole(done: Path) -> None:
 
 
 def test_the_readme_predicts(done: Path) -> None:
-    [export] = [c.text for c in commands(PAGES[0]) if c.text.startswith("export MLFLOW")]
+    page = commands(REPOSITORY / "README.md")
+    [export] = [c.text for c in page if c.text.startswith("export MLFLOW")]
     [predict] = python_code("README.md", "from pipeline.client import predict")
     printed = run(done, "bash", "-c", f"{export}\n{predict}").stdout
     assert "class_name" in printed
@@ -88,7 +89,7 @@ def test_the_readme_predicts(done: Path) -> None:
 
 def python_code(page: str, word: str) -> list[str]:
     """The commands of a page that are Python code with a word in it."""
-    [path] = [path for path in PAGES if path.name == page and path.parent.name != "data"][-1:]
+    path = REPOSITORY / page
     return [c.text for c in commands(path) if c.text.startswith("python -c") and word in c.text]
 
 
