@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.checkout import in_checkout
 from pipeline.config import Config
 from pipeline.delivery import Away, Refused
 from pipeline.selection import TrialRecord
@@ -53,7 +54,9 @@ class TrackingConfig(Config):
 def tracking_uri(config: TrackingConfig, state: Path) -> str:
     """Return the address in force."""
     local = f"sqlite:///{(state / 'mlflow.db').resolve()}"
-    return os.environ.get("MLFLOW_TRACKING_URI") or config.uri or local
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or config.uri or local
+    path = uri.removeprefix("sqlite:///")
+    return uri if path in ("", uri) else f"sqlite:///{in_checkout(path)}"
 
 
 def root_of(error: BaseException) -> str:

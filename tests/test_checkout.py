@@ -8,6 +8,7 @@ from projects import REPOSITORY, run
 
 from pipeline.checkout import checkout, in_checkout, is_copy
 from pipeline.datasets.own import files_hash
+from pipeline.tracking import TrackingConfig, tracking_uri
 
 COPY = ".dvc/tmp/exps"
 SAY = (
@@ -68,6 +69,24 @@ def test_an_experiment_in_a_copy_finds_its_checkout(tmp_path: Path) -> None:
     assert said == {
         "checkout": str(project), "ignored": str(project / "pictures"), "known": "data"
     }  # fmt: skip
+
+
+def test_runs_of_a_copy_go_to_the_checkouts_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "loqua" / COPY / "tmp1"
+    (copy / ".dvc").mkdir(parents=True)
+    config = TrackingConfig(uri=None, experiment="loqua")
+    relative = "sqlite:///artifacts/state/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", relative)
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri(config, tmp_path) == relative
+    monkeypatch.chdir(copy)
+    there = f"sqlite:///{tmp_path}/loqua/artifacts/state/mlflow.db"
+    assert tracking_uri(config, tmp_path) == there
+    for uri in ("sqlite:////somewhere/mlflow.db", "http://127.0.0.1:5000", "sqlite:///"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert tracking_uri(config, tmp_path) == uri
 
 
 def test_own_data_have_the_same_hash_wherever_they_lie(tmp_path: Path) -> None:
