@@ -26,7 +26,7 @@ repro: $(READY) ## run the whole pipeline (what changed of it)
 test: $(READY) ## run the tests
 	$(RUN) pytest
 
-test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
+test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; 10 to 20 minutes)
 	$(RUN) pytest -m cluster tests/cluster
 
 test-faults: $(READY) ## kill workers, nodes and drivers, fill disks, interrupt: all for real
