@@ -287,18 +287,13 @@ class Tracker:
     def logged_trials(self, parent: str) -> set[str]:
         """Return the keys of the trial runs of a sweep that ended; of each, one run stays."""
         by_key: dict[str, list[Run]] = {}
-        token = None
-        while True:
+        below, token = f"tags.`mlflow.parentRunId` = '{parent}'", None
+        while token != "":
             page = self.client.search_runs(
-                [self.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{parent}'",
-                max_results=1_000,
-                page_token=token,
+                [self.experiment_id], below, max_results=1_000, page_token=token
             )
+            token = page.token or ""
             for run in page:
                 by_key.setdefault(run.data.tags.get(KEY, ""), []).append(run)
-            token = page.token
-            if not token:
-                break
         kept = {key: self._keep_best(runs) for key, runs in by_key.items() if key}
         return {key for key, run in kept.items() if run and run.info.status != "RUNNING"}
