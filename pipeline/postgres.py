@@ -111,7 +111,7 @@ def _give(folder: Path) -> None:
         raise ValueError(
             f"PostgreSQL does not run as root, and there is no user {SERVICE_USER} to run it as"
         ) from None
-    reached = subprocess.run(_as_user("test", "-w", str(folder)), check=False, cwd="/")
+    reached = subprocess.run(as_service_user("test", "-w", str(folder)), check=False, cwd="/")
     if reached.returncode:
         raise ValueError(
             f"{folder}: the user {SERVICE_USER}, who runs PostgreSQL in root's place, cannot get "
@@ -119,12 +119,16 @@ def _give(folder: Path) -> None:
         )
 
 
-def _as_user(*command: str) -> list[str]:
-    return ["runuser", "-u", SERVICE_USER, "--", *command] if os.geteuid() == 0 else [*command]
+def as_service_user(*command: str) -> list[str]:
+    """Return a command as the user who runs PostgreSQL if that may not be this one, root."""
+    if os.geteuid() != 0:
+        return [*command]
+    found = shutil.which("runuser", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    return [found or "runuser", "-u", SERVICE_USER, "--", *command]
 
 
 def _run(*command: str, check: bool = True) -> None:
-    _checked(_as_user(*command), check)
+    _checked(as_service_user(*command), check)
 
 
 def _checked(command: list[str], check: bool = True) -> None:

@@ -1,6 +1,7 @@
 """What the tests share: a tiny random CLIP, tiny features, a tiny set of drawings."""
 
 import os
+import signal
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["RAY_ADDRESS"] = "local"  # tests do not join the cluster that a user may have started
@@ -26,6 +27,7 @@ from pipeline.text_tower import TextTower
 from pipeline.train import TrainConfig
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
 
 EPS = torch.finfo(torch.float32).eps
 CONTEXT_LENGTH = 24

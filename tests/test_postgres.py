@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 import requests
 from postgres_for_tests import provide_postgres
 from proxy import free_port
 from test_sweep_log import N_EPOCHS, nested, record, run_sweep
 
-from pipeline.postgres import find_binaries, own_cluster
+from pipeline.postgres import as_service_user, find_binaries, own_cluster
 from pipeline.server import check_database, wait_for
 from pipeline.tracking import Tracker, TrackingConfig
 from pipeline.trial_run import trial_metrics
@@ -109,17 +110,17 @@ def test_files_and_models_travel_through_the_server(
 
 def test_nothing_listens_beyond_this_machine(url: str, database: str) -> None:
     assert query(database, "show listen_addresses") == ""
-    listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
-    port = url.rpartition(":")[2]
-    mine = [line.split()[3] for line in listening.splitlines() if line.split()[3].endswith(port)]
-    assert mine == [f"127.0.0.1:{port}"]
+    port = int(url.rpartition(":")[2])
+    sockets = psutil.net_connections("tcp")
+    mine = {one.laddr.ip for one in sockets if one.status == "LISTEN" and one.laddr.port == port}
+    assert mine == {"127.0.0.1"}
 
 
 def test_only_the_one_who_started_it_gets_in(database: str) -> None:
     assert query(database, "select current_user") == "loqua"
     if os.geteuid() != 0:
         pytest.skip("needs root, to come as somebody else")
-    command = ["runuser", "-u", "postgres", "--", find_binaries() / "psql", "-h", database]
+    command = as_service_user(str(find_binaries() / "psql"), "-h", database)
     other = subprocess.run(
         [*command, "-U", "loqua", "-c", "select 1"], capture_output=True, text=True, check=False,
         cwd="/",

@@ -16,7 +16,7 @@ from pipeline.selection import TrialRecord, choose_compact
 from pipeline.server import serve, wait_for
 from pipeline.sweep_log import SweepLog, Tally, sweep_log
 from pipeline.tracking import KEY, Tracker, TrackingConfig
-from pipeline.trial_run import trial_metrics
+from pipeline.trial_run import rank_word, trial_metrics
 
 N_EPOCHS, PATIENCE = 50, 120.0
 TASKS = ("food", "objects", "symbols")
@@ -85,7 +85,8 @@ def check(tracker: Tracker, folder: Path, study: str, records: list[TrialRecord]
             asked = "select key, value, step from metrics where run_uuid = ?"
             found = database.execute(asked, (run.info.run_id,)).fetchall()
             assert sorted(found) == sorted(trial_metrics(one)), "every value once, at its step"
-            assert run.data.params == {key: str(value) for key, value in one.settings.items()}
+            told = one.settings | rank_word(one.settings)
+            assert run.data.params == {key: str(value) for key, value in told.items()}
 
 
 def run_sweep(tracker: Tracker, study: str, records: list[TrialRecord], lines: list[str]) -> None:
