@@ -33,7 +33,7 @@ test: $(READY) ## run the tests
 test-browser: $(READY) ## look at the report and the MLflow UI with Chromium (pictures in artifacts/screenshots)
 	$(RUN) pytest -m browser tests/browser
 
-test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
+test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; 10 to 20 minutes)
 	$(RUN) pytest -m cluster tests/cluster
 
 test-experiments: $(READY) ## run DVC's experiments for real, queued and in place (minutes)

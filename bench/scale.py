@@ -36,8 +36,10 @@ from pipeline.prompts import PromptConfig
 from pipeline.provenance import git_commit, versions
 from pipeline.search import Search
 from pipeline.selection import TrialRecord
-from pipeline.sweep import SweepJob, TrialActor, run_sweep
+from pipeline.sweep import run_sweep
+from pipeline.sweep_log import Tally
 from pipeline.train import TrainConfig
+from pipeline.worker import SweepJob, TrialActor
 
 RESULTS = Path("bench/scale.json")
 TASKS = 7
@@ -93,11 +95,13 @@ def resolve(params: Params, settings: dict[str, Any]) -> tuple[PromptConfig, Tra
     return apply_settings(params, settings)
 
 
-class NoTracker:
+class NoLog:
     """Stands for the tracking server."""
 
-    def log_trial(self, *_: Any) -> None:
+    def trial(self, *_: Any) -> None:
         """Do nothing."""
+
+    progress = trial
 
 
 @dataclass
@@ -142,9 +146,8 @@ class Listener:
     def __init__(self, search: Search, clock: Clock) -> None:
         """Keep the clock."""
         stages.sweep.console = Console(file=io.StringIO())
-        study = stages.sweep.Study(search.name, {}, {})
-        progress: Any = stages.sweep.Progress
-        own = progress(search, study, NoTracker(), "")
+        log: Any = NoLog()
+        own = stages.sweep.Progress(search.n_trials, log, Tally(within=0.01))
         self.tell, self.clock = clock.timed("records", own.on_finished), clock
         self.failed = 0
 
@@ -193,13 +196,11 @@ def run(n_trials: int) -> tuple[Clock, dict[str, float]]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--trials", type=int, default=5000, help="at least 300; 5,000 by default")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=5000, help="at least 400; 5,000 by default")
     n_trials = parser.parse_args().trials
-    if n_trials < 300:
-        parser.error(f"--trials: found {n_trials}; allowed are 300 and more")
+    if n_trials < 400:
+        parser.error(f"--trials: found {n_trials}; allowed are 400 and more")
     clock, around = run(n_trials)
     marks = {mark: ends for mark, ends in MARKS.items() if ends[1] <= n_trials - LAST}
     marks[n_trials] = (n_trials - LAST, n_trials)

@@ -96,7 +96,7 @@ def served(model_uri: str, folder: Path, threads: int) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "-p", str(port)]
-    command += ["-h", "127.0.0.1", "-w", "1", "--env-manager", "local"]
+    command += ["-h", "127.0.0.1", "-w", "1", "--env-manager", "local", "--timeout", "600"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads)}
     log = folder / "server.log"

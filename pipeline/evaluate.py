@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.device import usable_device
 from pipeline.features import TaskFeatures
 from pipeline.metrics import accuracy, harmonic_mean
 from pipeline.prompts import PromptConfig
 from pipeline.protocols import ProtocolConfig, held_out_domains, targets, trained_classes
-from pipeline.run import Point, TaskRun, TextSide, measure_prompts, usable_device
+from pipeline.run import Point, TaskRun, TextSide, measure_prompts
 from pipeline.stored_prompt import StoredPrompt
 from pipeline.train import TrainConfig
 

@@ -34,8 +34,8 @@ def refusal(
     other = [name for name in BENCHMARK if candidate.get(name) != holder.get(name)]
     if other:
         differences = ", ".join(
-            f"{name} {candidate.get(name, 'unknown'):.12} instead of "
-            f"{holder.get(name, 'unknown'):.12}"
+            f"{name} {candidate.get(name, 'unknown'):.40} instead of "
+            f"{holder.get(name, 'unknown'):.40}"
             for name in other
         )
         return f"it was chosen on another benchmark, so scores cannot be compared ({differences})"

@@ -5,7 +5,6 @@ Shapes: S seeds, K classes, M context tokens, N images, E joint embedding width.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,19 +26,6 @@ from pipeline.train import PromptFit, Replica, TrainConfig, TrainingSet
 from pipeline.validation import Validation, validation_rows
 from pipeline.vision_tower import VisionTower
 from pipeline.whole_tower import AnyNames, Tower
-
-log = logging.getLogger(__name__)
-
-
-def usable_device(gpus: float) -> torch.device:
-    """Return where a worker computes that was given so much of a GPU.
-
-    It is the CPU where torch sees no GPU, with a warning in the worker's log: a machine may
-    declare GPUs to Ray that torch, or the driver beneath it, cannot use.
-    """
-    if gpus and not torch.cuda.is_available():
-        log.warning("given %g of a GPU, but torch sees none; computing on the CPU", gpus)
-    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

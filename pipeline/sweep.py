@@ -200,7 +200,7 @@ def run_sweep(search: Search, job: SweepJob, folder: Path, listener: Listener) -
     def infeasible(settings: Settings) -> str | None:
         return job.resolve(settings)[0].infeasible()
 
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(waiting_trials(config.n_trials))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(waiting_trials(config.limit))
     vault, searcher = Vault(), StudySearcher(search, infeasible, brake)
     tuner = tune.Tuner(
         tune.with_resources(

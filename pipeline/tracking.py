@@ -6,6 +6,7 @@ and never makes a second one. `sweep_log` decides when trials are told.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -30,6 +31,8 @@ from pipeline.delivery import Away, Refused
 from pipeline.selection import TrialRecord
 from pipeline.server import check_server, shown
 from pipeline.trial_run import rank_word, trial_key, trial_metrics, trial_name
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises
 
 KEY = "loqua.key"
 ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -284,18 +287,13 @@ class Tracker:
     def logged_trials(self, parent: str) -> set[str]:
         """Return the keys of the trial runs of a sweep that ended; of each, one run stays."""
         by_key: dict[str, list[Run]] = {}
-        token = None
-        while True:
+        below, token = f"tags.`mlflow.parentRunId` = '{parent}'", None
+        while token != "":
             page = self.client.search_runs(
-                [self.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{parent}'",
-                max_results=1_000,
-                page_token=token,
+                [self.experiment_id], below, max_results=1_000, page_token=token
             )
+            token = page.token or ""
             for run in page:
                 by_key.setdefault(run.data.tags.get(KEY, ""), []).append(run)
-            token = page.token
-            if not token:
-                break
         kept = {key: self._keep_best(runs) for key, runs in by_key.items() if key}
         return {key for key, run in kept.items() if run and run.info.status != "RUNNING"}

@@ -15,9 +15,10 @@ import torch
 from ray import tune
 
 from pipeline.checkpoint import pack_trial, unpack_trial
+from pipeline.device import usable_device
 from pipeline.features import TaskFeatures
 from pipeline.prompts import PromptConfig
-from pipeline.run import TextSide, usable_device
+from pipeline.run import TextSide
 from pipeline.search import SweepConfig
 from pipeline.selection import TrialRecord
 from pipeline.train import TrainConfig

@@ -1,5 +1,6 @@
 """Search rank, bits, prompt length and learning rate; write every trial and the winners."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -127,7 +128,8 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    check_writable(artifacts.STATE, artifacts.TRIALS.parent)
+    rays = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    check_writable(artifacts.STATE, artifacts.TRIALS.parent, rays)
     with exclusive(artifacts.STATE / "sweep.lock", "another sweep", wait=is_copy()):
         sweep(params)
 

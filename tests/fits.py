@@ -1,9 +1,12 @@
 """Small fits: random images, a few prompts."""
 
+import traceback
+from collections import Counter
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.prompts import Prompt, PromptConfig
 from pipeline.text_tower import TextTower
@@ -14,6 +17,7 @@ INIT = [320, 1125, 539, 320]
 M, N, V = 4, 12, 2
 POINTS = [("full", 16, 0.02, 1), (1, 16, 0.1, 2), (2, 2, 0.05, 3), ("full", 1, 0.2, 1)]
 SHOTS = 4
+WAITING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "lift_fresh"}
 
 
 def training_set(tower: TextTower, n_replicas: int) -> TrainingSet:
@@ -45,3 +49,25 @@ def start(tower: TextTower, points: list[Any], config: TrainConfig) -> PromptFit
 def finish(fit: PromptFit) -> torch.Tensor:
     """Train all rounds and return the losses, one row a round."""
     return torch.tensor([fit.run_round() for _ in range(fit.config.rounds)])
+
+
+class Waits(TorchDispatchMode):
+    """Counts, by line of the pipeline, what makes the host wait for a GPU, also without one.
+
+    A value is read back, a mask is turned into indices, or Python's numbers become a tensor.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else []
+        if name in WAITING or any(i is not None and i.dtype == torch.bool for i in indices):
+            lines = [f"{f.filename}:{f.lineno}" for f in traceback.extract_stack()]
+            own = [line for line in lines if "/pipeline/" in line]
+            self.places[f"{name} {' '.join(own[-2:])}"] += 1
+        return func(*args, **(kwargs or {}))

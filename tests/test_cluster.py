@@ -28,9 +28,10 @@ from pipeline.cluster import (
     map_parallel,
     waiting_trials,
 )
+from pipeline.device import usable_device
 from pipeline.features import TaskFeatures
 from pipeline.prompts import PromptConfig
-from pipeline.run import TextSide, usable_device
+from pipeline.run import TextSide
 from pipeline.search import Range, Search, SweepConfig
 from pipeline.selection import TrialRecord
 from pipeline.sweep import SweepJob, run_sweep

@@ -30,7 +30,7 @@ def test_an_alias_that_nobody_holds_is_free_except_to_never() -> None:
 @pytest.mark.parametrize("name", BENCHMARK)
 def test_another_benchmark_cannot_be_compared(name: str) -> None:
     refused = refusal("better", tags(0.9, **{name: "other"}), tags(0.1))
-    assert f"{name} other instead of {name:.12}" in str(refused)
+    assert f"{name} other instead of {name}" in str(refused)
     assert refusal("always", tags(0.9, **{name: "other"}), tags(0.1)) is None
 
 

@@ -1,44 +1,16 @@
 """A step never makes the host wait for a GPU, which is seen without one, too."""
 
 import copy
-import traceback
-from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from conftest import CLIP_FRAME, train_config
-from fits import NAMES, POINTS, M, replica, start, training_set
-from torch.utils._python_dispatch import TorchDispatchMode
+from fits import NAMES, POINTS, M, Waits, replica, start, training_set
 
 from pipeline.backbone import Backbone
 from pipeline.text_tower import TextTower
 from pipeline.train import PromptFit
-
-WAITING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "lift_fresh"}
-
-
-class Waits(TorchDispatchMode):
-    """Counts, by line of the pipeline, what makes the host wait for a GPU, also without one.
-
-    A value is read back, a mask is turned into indices, or Python's numbers become a tensor.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        indices = args[1] if name in ("index", "index_put", "index_put_") else []
-        if name in WAITING or any(i is not None and i.dtype == torch.bool for i in indices):
-            lines = [f"{f.filename}:{f.lineno}" for f in traceback.extract_stack()]
-            own = [line for line in lines if "/pipeline/" in line]
-            self.places[f"{name} {' '.join(own[-2:])}"] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def padded(backbone: Backbone) -> TextTower:

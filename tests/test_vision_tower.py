@@ -6,9 +6,9 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from fits import Waits
 from reference import encode_prompted
 from test_text_tower import relative
-from test_train import Waits
 from torch import Tensor, nn
 
 from pipeline.backbone import Backbone

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE_MS, REPOSITORY, SCREENSHOTS, Shot, wait_for
 from playwright.sync_api import Browser, Page, sync_playwright
 from test_pipeline import clean_environment, edit_params, run
+
+from browser.browsing import PATIENCE_MS, REPOSITORY, SCREENSHOTS, Shot, wait_for
 
 FLAGS = [
     "--no-sandbox",

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE_MS, Shot
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, Page
 
+from browser.browsing import PATIENCE_MS, Shot
 from pipeline.views import view_path
 
 pytestmark = pytest.mark.browser

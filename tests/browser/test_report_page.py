@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE_MS, Shot
 from playwright.sync_api import Browser, Page
+
+from browser.browsing import PATIENCE_MS, Shot
 
 pytestmark = pytest.mark.browser
 

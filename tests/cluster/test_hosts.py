@@ -134,8 +134,8 @@ def ask(hosts: Hosts, what: str) -> list[dict[str, str]]:
         hosts.hosts[0],
         f"RAY_AUTH_MODE=token ~/loqua/.venv/bin/ray list {what} --detail --format json",
     )
-    found = re.search(r"^\[.*^\]", answer.stdout, re.DOTALL | re.MULTILINE)
-    return json.loads(found[0]) if found else []
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("[")]
+    return json.loads(lines[-1]) if lines else []
 
 
 @pytest.fixture(scope="module")

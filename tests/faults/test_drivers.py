@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from optuna.trial import TrialState
 from projects import Running, clone, edit_params, run, stage_of, wait_until
 from states import check_databases, check_runs, check_whole, finished, resume, runs, trials
 
@@ -59,7 +60,8 @@ def test_a_killed_driver_is_resumed_by_dvc(project: Path) -> None:
 
     resume(project, known, N_TRIALS, "dvc", "repro", "sweep")
     check_whole(project, before, N_TRIALS)
-    repeated = [t.params for t in trials(project) if t.state.name == "FAIL"]
+    failed = [trial for trial in trials(project) if trial.state == TrialState.FAIL]
+    repeated = [trial.params for trial in failed if "rejected" not in trial.user_attrs]
     kept = [record["settings"] for record in finished(project).values()]
     assert all(settings in kept for settings in repeated), "those that ran are repeated"
     assert "Stage 'sweep' didn't change" in run(project, "dvc", "repro", "sweep").stdout
@@ -70,6 +72,7 @@ def test_a_sweep_that_outlives_dvc_refuses_a_second_one(project: Path) -> None:
     repro.wait_for("1/")
     stage = stage_of(repro.process)
     repro.process.kill()
+    repro.process.wait()
     second = run(project, "dvc", "repro", "sweep", check=False)
     assert stage.is_running()
     assert second.returncode != 0

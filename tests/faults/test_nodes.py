@@ -1,6 +1,8 @@
 """A whole node dies: its trials go on elsewhere."""
 
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -56,7 +58,8 @@ def test_trials_of_a_dead_node_go_on_elsewhere_from_their_last_round(
     config = sweep_config(n_trials=N_TRIALS, max_failures=1)
     resolve = partial(faulty_resolve, fault=partial(note_round, seen=seen))
     job = SweepJob(text, [features], resolve, dict, config)
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    folder = tempfile.mkdtemp(prefix="lq-")  # its own: else all drivers of this machine join it
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder})
     try:
         workers = {node.node_id: node for node in (nodes.add_node(num_cpus=2) for _ in range(2))}
         monkeypatch.setenv("RAY_ADDRESS", nodes.address)
@@ -77,6 +80,7 @@ def test_trials_of_a_dead_node_go_on_elsewhere_from_their_last_round(
             killer.join()
     finally:
         nodes.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
     assert not failed
     assert len(finished) == N_TRIALS
     assert all(len(record.history) == 6 for record in finished)

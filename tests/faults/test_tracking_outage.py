@@ -12,13 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from projects import clean_environment, clone, edit_params, run
 from proxy import free_port
-from test_pipeline import (
-    clean_environment,
-    edit_params,
-    project,  # noqa: F401 (a fixture)
-    run,
-)
 
 from pipeline.server import end_group, serve, wait_for
 
@@ -56,10 +51,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def ready(project: Path) -> Path:  # noqa: F811 (the fixture)
-    edit_params(project, tasks=["activities"])
-    run(project, "dvc", "repro", "features")
-    return project
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = clone(tmp_path_factory.mktemp("clone") / "loqua")
+    run(folder, "dvc", "repro", "features")
+    return folder
 
 
 def start_sweep(folder: Path, url: str) -> subprocess.Popen[str]:

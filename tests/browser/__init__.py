@@ -1,0 +1,1 @@
+"""Pages in a real browser. A package, so that its conftest does not hide that of all tests."""
