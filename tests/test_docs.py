@@ -7,6 +7,7 @@ command of every page is looked up by `RULES`; one that no rule knows is an erro
 import ast
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -44,7 +45,10 @@ def merged(old: Any, new: Any) -> Any:
 
 
 def write_params(path: Path, parts: tuple[dict[str, Any], ...]) -> None:
-    """Write params.yaml with parts of a page put over it."""
+    """Write params.yaml, as it is or with parts of a page put over it."""
+    if not parts:
+        shutil.copy(REPOSITORY / "params.yaml", path)
+        return
     params = YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text())
     for part in parts:
         params = merged(params, part)
@@ -72,6 +76,7 @@ def parsed_by_dvc(command: Command, tmp: Path) -> None:
     path = tmp / "params.yaml"
     write_params(path, command.params)
     if getattr(arguments, "set_param", None):
+        apply_overrides(path, ["train.momentum=0.9"])  # DVC writes it in a form of its own
         apply_overrides(path, arguments.set_param)
         load_params(path)
     if words[0] in ("repro", "freeze", "unfreeze"):
@@ -185,6 +190,28 @@ def test_every_command_exists_and_parses(command: Command, tmp_path: Path) -> No
     check = next((how for rule, how in RULES if re.fullmatch(rule, command.text)), None)
     assert check is not None, f"{command}: no rule in RULES says how it is checked"
     check(command, tmp_path)
+
+
+def test_dvc_can_set_every_list_of_params(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    write_params(path, ())
+    apply_overrides(path, ["train.momentum=0.8"])
+    written = path.read_text()
+    for name in lists(YAML(typ="safe").load(written)):
+        path.write_text(written)
+        apply_overrides(path, [f"{name}=[]"])
+        found = YAML(typ="safe").load(path.read_text())
+        for part in name.split("."):
+            found = found[part]
+        assert found == [], name
+
+
+def lists(value: Any, name: str = "") -> list[str]:
+    """Return the dotted names of all lists, as `-S` can say them."""
+    if isinstance(value, dict):
+        parts = [lists(v, f"{name}.{k}".strip(".")) for k, v in value.items() if "." not in k]
+        return [found for part in parts for found in part]
+    return [name] if isinstance(value, list) else []
 
 
 def test_every_rule_is_needed() -> None:
