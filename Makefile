@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 DASHBOARD_PORT ?= 8080
 # Columns that `make compare` leaves out: files, other methods, the rest of the champion's numbers.
-UNCOMPARED := Created|Executor|(pipeline|stages|artifacts|data)/|(zero_shot|coop|compact)\.|.*(held_out|spread)|champion\.(base|new)$$
+UNCOMPARED := Created|Executor|(pipeline|stages|artifacts|data)/|(zero_shot|coop|compact|pareto[^.]*)\.|[a-z_]+\.(base$$|new$$|.*(held_out|spread|/))
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CLUSTER ?= cluster/machines.yaml
 STAGES ?= evaluate
