@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,21 @@ N_TRIALS = 5
 """Of the clone that test_pipeline.py and test_pipeline_docs.py share."""
 
 
+LITTLE_TO_DO: dict[str, object] = {
+    "tasks": ["activities"],
+    "prepare__emoji__poses": {"train": 2, "val": 1, "test": 1},
+    "features__views": 1,
+    "features__workers": 0,
+    "train__fast__stride": 1000,
+    "train__fast__min_steps": 6,
+    "train__rounds": 2,
+    "sweep__tasks": ["activities"],
+    "sweep__shots": 4,
+    "sweep__seeds": [1],
+}
+"""Parameters, as `edit_params` takes them, of a pipeline that ends soon."""
+
+
 def clone(folder: Path, **changes: object) -> Path:
     """Make a clone of the project with one task and little to do; `changes` of its parameters."""
     listed = subprocess.run(
@@ -28,24 +44,17 @@ def clone(folder: Path, **changes: object) -> Path:
         if (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
-    small: dict[str, object] = {
-        "tasks": ["activities"],
-        "prepare__emoji__poses": {"train": 2, "val": 1, "test": 1},
-        "features__views": 1,
-        "features__workers": 0,
-        "train__fast__stride": 1000,
-        "train__fast__min_steps": 6,
-        "train__rounds": 2,
-        "sweep__tasks": ["activities"],
-        "sweep__shots": 4,
-        "sweep__seeds": [1],
-    }
-    edit_params(folder, **{**small, **changes})
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", *identity, "commit", "-qm", "clone")
+    edit_params(folder, **{**LITTLE_TO_DO, **changes})
+    commit_all(folder)
     return folder
+
+
+def commit_all(project: Path) -> None:
+    """Commit all files of a folder, which becomes a git repository if it is none."""
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    run(project, "git", "init", "-q")
+    run(project, "git", "add", "-A")
+    run(project, "git", *identity, "commit", "-qm", "clone")
 
 
 def run(
@@ -59,7 +68,7 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1800,
         env={**clean_environment(), "PATH": path, "PYTHONPATH": str(project), **environment},
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -148,3 +157,10 @@ def _stages(parent: int) -> list[psutil.Process]:
             if child.cmdline()[1:] == ["-m", "stages.sweep"]:
                 found.append(child)
     return found
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -98,9 +98,3 @@ def door(target: int) -> Iterator[Door]:
         yield opened
     finally:
         opened.close()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -2,16 +2,14 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from projects import REPOSITORY
+from projects import REPOSITORY, free_port, wait_until
 
 from pipeline.search import Choice, Search, SweepConfig
 from pipeline.selection import TrialRecord
@@ -41,9 +39,7 @@ def address(tmp_path: Path) -> Any:
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
     for objective in ("pareto", "score"):
         finished_study(tmp_path / "artifacts/state/optuna.db", objective)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         ["make", "-s", "-o", ".venv/.ready", "dashboard", f"DASHBOARD_PORT={port}"],
         cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -51,24 +47,20 @@ def address(tmp_path: Path) -> Any:
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(url, server)
+        wait_until(lambda: answers(url, server))
         yield url
     finally:
         os.killpg(server.pid, 15)
         server.communicate(timeout=60)
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Return once the server answers."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        assert server.poll() is None, server.communicate()[0].decode()
-        try:
-            if requests.get(f"{url}/api/studies", timeout=5).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.2)
-    raise AssertionError(f"{url} does not answer")
+def answers(url: str, server: subprocess.Popen[bytes]) -> bool:
+    """Tell whether the server answers yet; fail if it ended."""
+    assert server.poll() is None, server.communicate()[0].decode()
+    try:
+        return requests.get(f"{url}/api/studies", timeout=5).ok
+    except requests.ConnectionError:
+        return False
 
 
 def test_both_kinds_of_study_are_shown_with_their_trials(address: str) -> None:

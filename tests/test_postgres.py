@@ -14,7 +14,7 @@ import psutil
 import pytest
 import requests
 from postgres_for_tests import provide_postgres
-from proxy import free_port
+from projects import free_port
 from test_sweep_log import N_EPOCHS, nested, record, run_sweep
 
 from pipeline.postgres import as_service_user, find_binaries, own_cluster

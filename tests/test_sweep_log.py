@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
-from proxy import Door, door, free_port
+from projects import free_port
+from proxy import Door, door
 
 from pipeline import delivery
 from pipeline.selection import TrialRecord, choose_compact

@@ -6,17 +6,16 @@ absent. Elsewhere they are skipped with the reason.
 
 import os
 import shutil
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from test_pipeline import clean_environment, edit_params, run
+from projects import clone, free_port, run
 
-from browser.browsing import PATIENCE_MS, REPOSITORY, SCREENSHOTS, Shot, wait_for
+from browser.browsing import PATIENCE_MS, SCREENSHOTS, Shot
+from pipeline.server import serve, wait_for
 
 FLAGS = [
     "--no-sandbox",
@@ -41,16 +40,6 @@ def chromium() -> str:
     return found
 
 
-def repro(project: Path) -> None:
-    """Run the pipeline, however long it takes."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**clean_environment(), "PATH": path, "PYTHONPATH": str(project)}
-    done = subprocess.run(
-        ["dvc", "repro"], cwd=project, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium, headless, with a new profile."""
@@ -64,57 +53,27 @@ def browser() -> Iterator[Browser]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the project after `dvc repro`, with a sweep large enough to look at."""
     chromium()  # skip before the work
-    folder = tmp_path_factory.mktemp("browser") / "loqua"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    edit_params(
-        folder,
+    folder = clone(
+        tmp_path_factory.mktemp("browser") / "loqua",
         tasks=["activities", "food-drink"],
-        prepare__emoji__poses={"train": 2, "val": 1, "test": 1},
-        features__workers=0,
-        train__fast__stride=1000,
-        train__fast__min_steps=6,
         train__rounds=3,
-        sweep__tasks=["activities"],
-        sweep__shots=4,
-        sweep__seeds=[1],
         sweep__n_trials=12,
         evaluate__seeds=[1, 2],
     )
-    run(folder, "git", "init", "-q")
-    repro(folder)
+    run(folder, "dvc", "repro")
     return folder
 
 
 @pytest.fixture(scope="session")
 def mlflow_ui(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of MLflow's server over the project's store, on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri = f"sqlite:///{project / 'artifacts/state/mlflow.db'}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    port, state = free_port(), project / "artifacts/state"
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, cwd=project, start_new_session=True,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                 "MLFLOW_DISABLE_TELEMETRY": "true"},
-        )  # fmt: skip
-        address = f"http://127.0.0.1:{port}/"
-        try:
-            wait_for(f"{address}health", server, log)
-            yield address
-        finally:
-            os.killpg(server.pid, 15)
-            server.wait(60)
+    database = f"sqlite:///{state / 'mlflow.db'}"
+    address = f"http://127.0.0.1:{port}"
+    with serve(database, state / "served", port, options=["--workers", "1"], log=log) as server:
+        wait_for(address, server)
+        yield f"{address}/"
 
 
 @pytest.fixture(scope="session")

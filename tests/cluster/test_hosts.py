@@ -16,12 +16,11 @@ from pathlib import Path
 import pytest
 from hosts import Host, Hosts
 from mlflow.tracking import MlflowClient
+from projects import clean_environment, clone, commit_all, edit_params, free_port
 from ruamel.yaml import YAML
-from test_pipeline import clean_environment, edit_params
 
 pytestmark = pytest.mark.cluster
 
-REPOSITORY = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
 N_TRIALS = 4
 N_STEPS = 1500  # work enough that a worker's start is short beside it: else the first one takes all
@@ -85,30 +84,20 @@ def laptop(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Laptop:
     """A clone of the project with little to do, and its cluster's file filled in."""
     folder = tmp_path_factory.mktemp("laptop")
     project = folder / "loqua"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (REPOSITORY / name).is_file():
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, project / name)
+    clone(
+        project,
+        train__fast__min_steps=N_STEPS,
+        train__rounds=6,
+        sweep__n_trials=N_TRIALS,
+        evaluate__seeds=[1],
+    )
     for name in ("pyproject.toml", "constraints.txt"):
         os.utime(project / name, (0, 0))  # so that make finds the environment newer, everywhere
     (project / ".venv").symlink_to(VENV)
-    edit_params(
-        project, tasks=["activities"], prepare__emoji__poses={"train": 2, "val": 1, "test": 1},
-        features__views=1, features__workers=0, train__fast__stride=1000,
-        train__fast__min_steps=N_STEPS, train__rounds=6, sweep__tasks=["activities"],
-        sweep__shots=4, sweep__seeds=[1], sweep__n_trials=N_TRIALS, evaluate__seeds=[1],
-    )  # fmt: skip
     fill_in(project / "cluster" / "machines.yaml", hosts)
     (folder / "home").mkdir()
     laptop = Laptop(project, folder / "home")
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    laptop.run("git", "init", "-q")
-    laptop.run("git", "add", "-A")
-    laptop.run("git", *identity, "commit", "-qm", "clone")
+    commit_all(project)
     laptop.run("dvc", "repro", "features")
     return laptop
 
@@ -246,9 +235,7 @@ class tunnel:  # noqa: N801 (used as a function)
     """`ssh -L` to the head's dashboard, which listens on its loopback alone."""
 
     def __init__(self, hosts: Hosts, head: Host) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
         options += ["-o", "LogLevel=ERROR", "-N", "-L", f"127.0.0.1:{self.port}:127.0.0.1:8265"]
         self.command = ["ssh", "-i", str(hosts.key), *options, f"root@{head.address}"]

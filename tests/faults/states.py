@@ -11,7 +11,12 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 from projects import run
 
-PYTHON = "python"
+from pipeline.selection import TrialRecord
+from pipeline.trial_run import trial_key
+
+N_TRIALS = 8
+"""Of the sweeps of `prepared`."""
+SWEEP = ("python", "-m", "stages.sweep")
 
 
 def trials(project: Path) -> list[FrozenTrial]:
@@ -53,34 +58,33 @@ def check_databases(project: Path) -> None:
                 assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
-def check_whole(project: Path, before: dict[int, dict[str, Any]], n_trials: int) -> None:
+def check_whole(project: Path, before: dict[int, dict[str, Any]]) -> None:
     """The sweep is finished, `before` is kept in it, and every trial stands in MLflow once."""
     check_databases(project)
     after = finished(project)
     assert {number: after.get(number) for number in before} == before, "finished trials are kept"
-    assert len(after) == n_trials
+    assert len(after) == N_TRIALS
     assert not [t for t in trials(project) if t.state == TrialState.RUNNING]
     written = json.loads((project / "artifacts/sweep/trials.json").read_text())
     assert written["trials"] == [after[number] for number in sorted(after)]
     settings = [json.dumps(trial["settings"], sort_keys=True) for trial in written["trials"]]
-    assert len(set(settings)) == n_trials, "a configuration was repeated"
-    check_runs(project, n_trials)
+    assert len(set(settings)) == N_TRIALS, "a configuration was repeated"
+    check_runs(project)
 
 
-def check_runs(project: Path, n_trials: int) -> None:
+def check_runs(project: Path) -> None:
     """MLflow has the sweep and every finished trial once, all of them ended."""
-    study = json.loads((project / "artifacts/sweep/trials.json").read_text())["study"]
+    written = json.loads((project / "artifacts/sweep/trials.json").read_text())
+    study, records = written["study"], [TrialRecord(**record) for record in written["trials"]]
     keys = [found.data.tags["loqua.key"] for found in runs(project)]
-    assert len(keys) == len(set(keys)), "a run stands there twice"
-    assert set(keys) == {study, *(f"{study}/{number}" for number in finished(project))}
-    assert len(keys) == n_trials + 1
+    assert sorted(keys) == sorted([study, *(trial_key(study, record) for record in records)])
     assert {found.info.status for found in runs(project)} == {"FINISHED"}
 
 
-def resume(project: Path, n_known: int, n_trials: int, *command: str) -> None:
+def resume(project: Path, n_known: int, *command: str) -> None:
     """Run the sweep to its end; it knows as many trials as there were."""
-    done = run(project, *(command or (PYTHON, "-m", "stages.sweep")))
-    if n_known < n_trials:
-        assert f"{n_known} of {n_trials} trials known" in done.stdout, done.stdout
+    done = run(project, *(command or SWEEP))
+    if n_known < N_TRIALS:
+        assert f"{n_known} of {N_TRIALS} trials known" in done.stdout, done.stdout
     else:
         assert "trials known" not in done.stdout, "there was nothing to train"

@@ -1,7 +1,6 @@
 """The disk is full, or closed."""
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -9,31 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from projects import Running, clone, run
-from states import check_databases, check_whole, finished, resume
+from projects import Running, run
+
+from faults.states import N_TRIALS, SWEEP, check_databases, check_whole, finished, resume
 
 pytestmark = pytest.mark.faults
-N_TRIALS = 6
-SWEEP = ("python", "-m", "stages.sweep")
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with features, and a sweep that takes some seconds."""
-    folder = clone(
-        tmp_path_factory.mktemp("prepared") / "loqua",
-        sweep__n_trials=N_TRIALS,
-        train__fast__min_steps=60,
-        train__rounds=3,
-    )
-    run(folder, "dvc", "repro", "features")
-    return folder
-
-
-@pytest.fixture
-def project(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of it for one test."""
-    return Path(shutil.copytree(prepared, tmp_path / "loqua", symlinks=True))
 
 
 @contextmanager
@@ -84,8 +63,8 @@ def test_a_full_disk_under_the_study_is_one_error_and_the_sweep_goes_on_after(
         filler.unlink()
         before = finished(project)
         assert 1 <= len(before) < N_TRIALS
-        resume(project, len(before), N_TRIALS)
-        check_whole(project, before, N_TRIALS)
+        resume(project, len(before))
+        check_whole(project, before)
 
 
 def test_a_full_disk_under_the_results_is_one_error_and_they_are_written_after(
@@ -102,8 +81,8 @@ def test_a_full_disk_under_the_results_is_one_error_and_they_are_written_after(
         filler.unlink()
         before = finished(project)
         assert len(before) == N_TRIALS, "training did not need that disk"
-        resume(project, N_TRIALS, N_TRIALS)
-        check_whole(project, before, N_TRIALS)
+        resume(project, N_TRIALS)
+        check_whole(project, before)
 
 
 @pytest.mark.parametrize("name", ["state", "sweep"])
@@ -121,8 +100,8 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(project: Path, 
     assert refused.stdout == ""
     assert f"artifacts/{name}: " in refused.stderr
     check_one_error(refused.stderr, "folders that cannot be written; nothing was changed")
-    resume(project, 0, N_TRIALS)
-    check_whole(project, {}, N_TRIALS)
+    resume(project, 0)
+    check_whole(project, {})
 
 
 def test_rays_own_folder_on_a_full_disk_is_one_error(project: Path) -> None:
@@ -133,5 +112,5 @@ def test_rays_own_folder_on_a_full_disk_is_one_error(project: Path) -> None:
         assert refused.returncode == 1
         check_one_error(refused.stderr, "folders that cannot be written; nothing was changed")
         assert f"{folder}: 0.0 MB are free" in refused.stderr
-    resume(project, 0, N_TRIALS)
-    check_whole(project, {}, N_TRIALS)
+    resume(project, 0)
+    check_whole(project, {})

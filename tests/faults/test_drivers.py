@@ -9,31 +9,21 @@ from pathlib import Path
 import psutil
 import pytest
 from optuna.trial import TrialState
-from projects import Running, clone, edit_params, run, stage_of, wait_until
-from states import check_databases, check_runs, check_whole, finished, resume, runs, trials
+from projects import Running, edit_params, run, stage_of, wait_until
+
+from faults.states import (
+    N_TRIALS,
+    SWEEP,
+    check_databases,
+    check_runs,
+    check_whole,
+    finished,
+    resume,
+    runs,
+    trials,
+)
 
 pytestmark = pytest.mark.faults
-N_TRIALS = 8
-SWEEP = ("python", "-m", "stages.sweep")
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with features, and a sweep that takes some seconds."""
-    folder = clone(
-        tmp_path_factory.mktemp("prepared") / "loqua",
-        sweep__n_trials=N_TRIALS,
-        train__fast__min_steps=60,
-        train__rounds=3,
-    )
-    run(folder, "dvc", "repro", "features")
-    return folder
-
-
-@pytest.fixture
-def project(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of it for one test."""
-    return Path(shutil.copytree(prepared, tmp_path / "loqua", symlinks=True))
 
 
 def trains(process: psutil.Process) -> bool:
@@ -58,8 +48,8 @@ def test_a_killed_driver_is_resumed_by_dvc(project: Path) -> None:
     assert 2 <= known < N_TRIALS
     check_databases(project)
 
-    resume(project, known, N_TRIALS, "dvc", "repro", "sweep")
-    check_whole(project, before, N_TRIALS)
+    resume(project, known, "dvc", "repro", "sweep")
+    check_whole(project, before)
     failed = [trial for trial in trials(project) if trial.state == TrialState.FAIL]
     repeated = [trial.params for trial in failed if "rejected" not in trial.user_attrs]
     kept = [record["settings"] for record in finished(project).values()]
@@ -82,7 +72,7 @@ def test_a_sweep_that_outlives_dvc_refuses_a_second_one(project: Path) -> None:
     before = finished(project)
     assert len(before) == N_TRIALS, "the first one was not disturbed"
     run(project, "dvc", "repro", "sweep")
-    check_whole(project, before, N_TRIALS)
+    check_whole(project, before)
 
 
 def test_of_two_sweeps_started_at_once_one_is_refused(project: Path) -> None:
@@ -92,7 +82,7 @@ def test_of_two_sweeps_started_at_once_one_is_refused(project: Path) -> None:
     [refused] = [one for one in both if one.process.returncode]
     assert "another sweep is running" in refused.output
     assert "Traceback" not in refused.output
-    check_whole(project, {}, N_TRIALS)
+    check_whole(project, {})
 
 
 def test_another_folder_with_the_same_state_is_refused(project: Path, tmp_path: Path) -> None:
@@ -107,7 +97,7 @@ def test_another_folder_with_the_same_state_is_refused(project: Path, tmp_path: 
     assert refused.returncode == 1
     assert "another sweep is running" in refused.stderr
     assert first.end() == 0
-    check_whole(project, {}, N_TRIALS)
+    check_whole(project, {})
 
 
 def test_two_checkouts_are_two_sweeps_of_one_tracking_server(project: Path, tmp_path: Path) -> None:
@@ -165,14 +155,14 @@ def test_an_interrupted_sweep_ends_cleanly_and_goes_on(
     assert "RUNNING" not in found.values()
     if status and found:
         assert {found[key] for key in found if "/" not in key} == {"KILLED"}
-    resume(project, len(before), N_TRIALS)
-    check_whole(project, before, N_TRIALS)
+    resume(project, len(before))
+    check_whole(project, before)
 
 
 def test_a_change_of_the_search_begins_another_study(project: Path) -> None:
     edit_params(project, sweep__n_trials=2)
     run(project, *SWEEP)
-    check_runs(project, 2)
+    check_runs(project)
     first = (project / "artifacts/sweep/trials.json").read_text()
     edit_params(project, sweep__sampler_seed=5)
     run(project, *SWEEP)

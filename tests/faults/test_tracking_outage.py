@@ -1,9 +1,6 @@
 """The tracking server is killed in the middle of a real sweep, and comes back, or does not."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,13 +9,13 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from projects import clean_environment, clone, edit_params, run
-from proxy import free_port
+from projects import Running, edit_params, free_port, run
 
+from faults.states import N_TRIALS, SWEEP
 from pipeline.server import end_group, serve, wait_for
 
 pytestmark = pytest.mark.faults
-N_TRIALS, OUTAGE_S = 10, 60.0
+OUTAGE_S = 60.0
 
 
 class Server:
@@ -50,31 +47,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = clone(tmp_path_factory.mktemp("clone") / "loqua")
-    run(folder, "dvc", "repro", "features")
-    return folder
-
-
-def start_sweep(folder: Path, url: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "stages.sweep"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**clean_environment(), "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1",
-             "MLFLOW_TRACKING_URI": url},
-    )  # fmt: skip
-
-
-def read_until(sweep: subprocess.Popen[str], word: str, seen: list[str]) -> None:
-    assert sweep.stdout is not None
-    for line in sweep.stdout:
-        seen.append(line)
-        if word in line:
-            return
-    raise AssertionError(f"{word!r} never came\n{''.join(seen)}")
-
-
 def check(folder: Path, url: str) -> None:
     """Every trial of the study has one run, which ended, with all that was measured."""
     stored = json.loads((folder / "artifacts/sweep/trials.json").read_text())
@@ -101,47 +73,43 @@ def number(one: Run) -> int:
 
 
 def test_sweep_goes_on_without_its_server_and_delivers_when_it_is_back(
-    ready: Path, server: Server
+    project: Path, server: Server
 ) -> None:
-    edit_params(ready, sweep__n_trials=N_TRIALS, sweep__sampler_seed=1, tracking__patience_s=900)
-    sweep, seen = start_sweep(ready, server.url), list[str]()
-    read_until(sweep, f"2/{N_TRIALS}", seen)
+    edit_params(project, tracking__patience_s=900)
+    sweep = Running(project, *SWEEP, MLFLOW_TRACKING_URI=server.url)
+    sweep.wait_for(f"2/{N_TRIALS}")
     server.kill()
     down = time.monotonic()
-    read_until(sweep, f"5/{N_TRIALS}", seen)
-    read_until(sweep, f"{N_TRIALS}/{N_TRIALS}", seen)
+    sweep.wait_for(f"{N_TRIALS}/{N_TRIALS}")
     time.sleep(max(0.0, OUTAGE_S - (time.monotonic() - down)))
     server.start()
-    rest, _ = sweep.communicate(timeout=600)
-    printed = "".join(seen) + rest
-    assert sweep.returncode == 0, printed
-    assert printed.count("is away (") == 1, printed
-    assert printed.count("is back;") == 1, printed
-    check(ready, server.url)
+    assert sweep.end(600) == 0, sweep.output
+    assert sweep.output.count("is away (") == 1, sweep.output
+    assert sweep.output.count("is back;") == 1, sweep.output
+    check(project, server.url)
 
 
 def test_server_that_stays_away_leaves_results_and_the_next_run_delivers_in_seconds(
-    ready: Path, server: Server
+    project: Path, server: Server
 ) -> None:
-    edit_params(ready, sweep__n_trials=N_TRIALS, sweep__sampler_seed=2, tracking__patience_s=3)
-    sweep, seen = start_sweep(ready, server.url), list[str]()
-    read_until(sweep, f"2/{N_TRIALS}", seen)
+    edit_params(project, tracking__patience_s=3)
+    sweep = Running(project, *SWEEP, MLFLOW_TRACKING_URI=server.url)
+    sweep.wait_for(f"2/{N_TRIALS}")
     server.kill()
-    rest, _ = sweep.communicate(timeout=600)
-    assert sweep.returncode == 1
-    assert "run the same command again to record the rest" in rest
-    assert "Traceback" not in rest
-    stored = json.loads((ready / "artifacts/sweep/trials.json").read_text())
-    assert len(stored["trials"]) == N_TRIALS, "the results are complete all the same"
-    before = {p: os.stat(ready / p).st_size for p in ("artifacts/sweep/winners.json",)}
+    assert sweep.end(600) == 1
+    assert "run the same command again to record the rest" in sweep.output
+    assert "Traceback" not in sweep.output
+    results = [project / "artifacts/sweep" / name for name in ("trials.json", "winners.json")]
+    before = [path.read_bytes() for path in results]
+    assert len(json.loads(before[0])["trials"]) == N_TRIALS, "the results are complete all the same"
 
-    away = run(ready, "dvc", "repro", "sweep", check=False, MLFLOW_TRACKING_URI=server.url)
+    away = run(project, "dvc", "repro", "sweep", check=False, MLFLOW_TRACKING_URI=server.url)
     assert away.returncode != 0
     assert "does not answer" in away.stderr
-    assert {p: os.stat(ready / p).st_size for p in before} == before, "DVC has not emptied it"
+    assert [path.read_bytes() for path in results] == before, "DVC has not emptied it"
 
     server.start()
-    again = run(ready, "dvc", "repro", "sweep", MLFLOW_TRACKING_URI=server.url).stdout
+    again = run(project, "dvc", "repro", "sweep", MLFLOW_TRACKING_URI=server.url).stdout
     assert "earlier trials go to" in again
     assert f"{N_TRIALS}/{N_TRIALS}" not in again, "nothing was trained"
-    check(ready, server.url)
+    check(project, server.url)

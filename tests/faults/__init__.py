@@ -1,0 +1,1 @@
+"""Kills, hangs, full disks and outages, each for real."""
