@@ -1,11 +1,13 @@
 """Serve the MLflow UI of the tracking store in force, on loopback."""
 
+import os
 import subprocess
 import sys
 
 from pipeline import artifacts
 from pipeline.errors import run_stage
 from pipeline.params import load_params
+from pipeline.server import QUIET
 from pipeline.tracking import tracking_uri
 
 
@@ -17,6 +19,7 @@ def main() -> None:
         return
     subprocess.run(
         [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"],
+        env={**QUIET, **os.environ},
         check=False,
     )
 

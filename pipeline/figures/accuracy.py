@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from pipeline.colours import COLOURS
 from pipeline.figures.labels import canvas, place_labels
-from pipeline.figures.style import MARKERS, SIZE, SIZES, STYLE, line_points
+from pipeline.figures.style import STYLE, draw_mark, line_points
 from pipeline.report import Report
 
 
@@ -26,7 +25,7 @@ def accuracy_figure(report: Report) -> Figure:
     for name, method in report.methods.items():
         base, new = 100 * method.base.mean, 100 * method.new.mean
         spreads = [100 * (stat.spread or 0) for stat in (method.base, method.new)]
-        colour = COLOURS.get(name, "#555555")
+        colour = draw_mark(axes, name, (base, new))
         if method.base.spread is not None:
             axes.errorbar(
                 base,
@@ -38,16 +37,6 @@ def accuracy_figure(report: Report) -> Figure:
                 capsize=3,
                 zorder=3,
             )
-        axes.scatter(
-            base,
-            new,
-            s=SIZES.get(name, SIZE),
-            marker=MARKERS.get(name, "o"),
-            color=colour,
-            edgecolors="white",
-            linewidths=0.8,
-            zorder=4,
-        )
         text = f"{method.label}: {100 * method.harmonic_mean.mean:.1f}"
         labels.append((text, (base, new), colour))
         points += line_points((base - spreads[0], new), (base + spreads[0], new))

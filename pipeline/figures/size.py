@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from pipeline.colours import COLOURS, OTHER
+from pipeline.colours import OTHER
 from pipeline.figures.labels import place_labels
-from pipeline.figures.style import MARKERS, SIZE, SIZES, STYLE, line_points, marks, score_limits
+from pipeline.figures.style import STYLE, draw_mark, line_points, marks, score_limits
 from pipeline.report import Report
 from pipeline.selection import TrialRecord
 
@@ -55,19 +55,9 @@ def size_figure(report: Report) -> Figure:
     )
     labels = []
     for role, (trial, label) in marks(report).items():
-        colour = COLOURS.get(role, "#555555")
         at = (float(trial.size_bytes), 100 * trial.score)
-        axes.scatter(
-            *at,
-            s=SIZES.get(role, SIZE),
-            marker=MARKERS.get(role, "o"),
-            color=colour,
-            edgecolors="white",
-            linewidths=0.8,
-            zorder=4,
-        )
         text = f"{label}: {at[1]:.1f} %, {trial.size_bytes:,} B"
-        labels.append((text, at, colour))
+        labels.append((text, at, draw_mark(axes, role, at)))
     axes.set_ylim(*score_limits([trial.score for trial in report.trials]))
     mark_outliers(axes, report.trials)
     axes.set_title("Score against stored size")

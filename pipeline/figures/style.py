@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 
+from pipeline.colours import COLOURS
 from pipeline.points import roles_of
 from pipeline.report import Report
 from pipeline.selection import TrialRecord
@@ -66,6 +68,21 @@ def marks(report: Report) -> dict[str, tuple[TrialRecord, str]]:
         if trial and trial.number in labels:
             found[role] = (trial, labels.pop(trial.number))
     return found
+
+
+def draw_mark(axes: Axes, role: str, at: tuple[float, float]) -> str:
+    """Draw a winner's or a method's own mark; return its colour."""
+    colour = COLOURS.get(role, "#555555")
+    axes.scatter(
+        *at,
+        s=SIZES.get(role, SIZE),
+        marker=MARKERS.get(role, "o"),
+        color=colour,
+        edgecolors="white",
+        linewidths=0.8,
+        zorder=4,
+    )
+    return colour
 
 
 def score_limits(scores: Sequence[float]) -> tuple[float, float]:
