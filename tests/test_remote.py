@@ -58,7 +58,7 @@ def test_template_brings_what_the_environment_is_made_of(path: Path) -> None:
     for who in ("head", "worker"):
         assert "RAY_AUTH_MODE=token ray start" in config[f"{who}_start_ray_commands"][-1]
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
-    assert {".venv", ".dvc/config.local", "state/ray"} <= set(config["rsync_exclude"])
+    assert {".venv", ".dvc/config.local", "sweep.lock"} <= set(config["rsync_exclude"])
 
 
 def test_gpu_nodes_come_and_go_and_are_checked() -> None:

@@ -58,6 +58,7 @@ def test_a_killed_driver_is_resumed_by_dvc(project: Path) -> None:
 
 
 def test_a_sweep_that_outlives_dvc_refuses_a_second_one(project: Path) -> None:
+    edit_params(project, train__fast__min_steps=500)  # longer than dvc takes to come to it
     repro = Running(project, "dvc", "repro", "sweep")
     repro.wait_for("1/")
     stage = stage_of(repro.process)
@@ -86,6 +87,7 @@ def test_of_two_sweeps_started_at_once_one_is_refused(project: Path) -> None:
 
 
 def test_another_folder_with_the_same_state_is_refused(project: Path, tmp_path: Path) -> None:
+    edit_params(project, train__fast__min_steps=500)  # longer than another sweep takes to begin
     other = tmp_path / "other"
     shutil.copytree(project, other, symlinks=True)
     (project / "artifacts/state").mkdir(exist_ok=True)
