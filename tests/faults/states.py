@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def finished(project: Path) -> dict[int, dict[str, Any]]:
         for trial in trials(project)
         if trial.state == TrialState.COMPLETE
     }
+
+
+def count(project: Path, state: str = "%") -> int:
+    """Return how many trials there are so far, while a sweep runs: Optuna itself would write."""
+    path = project / "artifacts/state/optuna.db"
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            asked = "select count(*) from trials where state like ?"
+            return int(connection.execute(asked, (state,)).fetchone()[0])
+    except sqlite3.OperationalError:  # no file, or no table yet
+        return 0
 
 
 def runs(project: Path, uri: str = "") -> list[Run]:

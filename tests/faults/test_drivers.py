@@ -17,6 +17,7 @@ from faults.states import (
     check_databases,
     check_runs,
     check_whole,
+    count,
     finished,
     resume,
     runs,
@@ -125,15 +126,15 @@ def opened(project: Path) -> bool:
 
 
 def asked(project: Path) -> bool:
-    return bool(trials(project))
+    return count(project) > 0
 
 
 def halfway(project: Path) -> bool:
-    return len(finished(project)) >= N_TRIALS // 2
+    return count(project, "COMPLETE") >= N_TRIALS // 2
 
 
 def all_told(project: Path) -> bool:
-    return len(finished(project)) == N_TRIALS
+    return count(project, "COMPLETE") == N_TRIALS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
