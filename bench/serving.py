@@ -42,7 +42,8 @@ from pipeline.prompts import Prompt, PromptConfig
 from pipeline.provenance import git_commit, versions
 from pipeline.registry import load_predictor, register
 from pipeline.release import Release
-from pipeline.tracking import Tracker, TrackingConfig
+from pipeline.tracking import Tracker
+from pipeline.tracking_store import TrackingConfig
 
 RESULTS = Path("bench/serving.json")
 TASK, SEED = "bench", 1

@@ -28,7 +28,8 @@ from pipeline.provenance import git_commit, versions
 from pipeline.selection import TrialRecord
 from pipeline.server import serve, wait_for
 from pipeline.sweep_log import Tally, sweep_log
-from pipeline.tracking import Tracker, TrackingConfig
+from pipeline.tracking import Tracker
+from pipeline.tracking_store import TrackingConfig
 from pipeline.trial_run import trial_metrics
 
 RESULTS = Path("bench/tracking.json")

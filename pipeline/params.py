@@ -22,7 +22,7 @@ from pipeline.protocols import ProtocolConfig, check_protocol
 from pipeline.selection import EvaluateConfig
 from pipeline.sources import PrepareConfig
 from pipeline.space import SweepConfig, Value
-from pipeline.tracking import TrackingConfig
+from pipeline.tracking_store import TrackingConfig
 from pipeline.train import TrainConfig
 
 PARAMS = Path("params.yaml")

@@ -22,14 +22,12 @@ import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.checkout import in_checkout
-from pipeline.config import Config
 from pipeline.delivery import Away, Refused
 from pipeline.selection import TrialRecord
 from pipeline.server import check_server, shown
+from pipeline.tracking_store import TrackingConfig, make_database, tracking_uri
 from pipeline.trial_run import rank_word, trial_key, trial_metrics, trial_name
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises
@@ -39,24 +37,6 @@ ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 """MLflow's own retries would make a second run where only the answer to the first was lost."""
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets the UI open on training runs."""
-
-
-class TrackingConfig(Config):
-    """Where runs are recorded. The environment variable MLFLOW_TRACKING_URI comes first."""
-
-    uri: str | None
-    """null: a sqlite file among the artefacts; or the address of a server."""
-    experiment: str = Field(min_length=1)
-    patience_s: float = Field(default=120, ge=0)
-    """How long the end of a sweep waits for a server that is away."""
-
-
-def tracking_uri(config: TrackingConfig, state: Path) -> str:
-    """Return the address in force."""
-    local = f"sqlite:///{(state / 'mlflow.db').resolve()}"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or config.uri or local
-    path = uri.removeprefix("sqlite:///")
-    return uri if path in ("", uri) else f"sqlite:///{in_checkout(path)}"
 
 
 def root_of(error: BaseException) -> str:
@@ -81,6 +61,7 @@ class Tracker:
         check_server(self.uri)
         try:
             state.mkdir(parents=True, exist_ok=True)
+            make_database(self.uri)
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
             self.client = MlflowClient(self.uri, self.uri)

@@ -8,7 +8,7 @@ from pipeline import artifacts
 from pipeline.errors import run_stage
 from pipeline.params import load_params
 from pipeline.server import QUIET
-from pipeline.tracking import tracking_uri
+from pipeline.tracking_store import make_database, tracking_uri
 
 
 def main() -> None:
@@ -17,9 +17,10 @@ def main() -> None:
     if uri.startswith("http"):
         print(f"runs are recorded by the server {uri}; open it in a browser")
         return
+    os.environ.update({**QUIET, **os.environ})
+    make_database(uri)
     subprocess.run(
         [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"],
-        env={**QUIET, **os.environ},
         check=False,
     )
 

@@ -36,7 +36,8 @@ from pipeline.registry import Promotion, Registered, promote, register
 from pipeline.release import Release
 from pipeline.run import measure_prompts
 from pipeline.stored_prompt import StoredPrompt
-from pipeline.tracking import Tracker, TrackingConfig
+from pipeline.tracking import Tracker
+from pipeline.tracking_store import TrackingConfig
 
 TASKS = {"fruit": ["apple", "pear", "plum", "fig"], "tools": ["hammer", "hand_saw", "drill"]}
 CONFIG = {

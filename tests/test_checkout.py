@@ -8,7 +8,7 @@ from projects import REPOSITORY, run
 
 from pipeline.checkout import checkout, in_checkout, is_copy
 from pipeline.datasets.own import files_hash
-from pipeline.tracking import TrackingConfig, tracking_uri
+from pipeline.tracking_store import TrackingConfig, tracking_uri
 
 COPY = ".dvc/tmp/exps"
 SAY = (

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ QUEUED = {
 
 
 @pytest.fixture(scope="module")
-def queued(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A finished project, and experiments that were queued and ended."""
     project = clone(
         tmp_path_factory.mktemp("experiments") / "loqua", sweep__n_trials=3, evaluate__seeds=[1]
@@ -34,8 +35,11 @@ def queued(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run(project, "git", "status", "--porcelain").stdout == "", "the checkout is unchanged"
     # The worker stays in the background and would hold a pipe.
     run(project, "bash", "-c", "dvc queue start > started.txt 2>&1")
-    wait_until(lambda: ended(project), timeout_s=3000)
-    return project
+    try:
+        wait_until(lambda: ended(project), timeout_s=3000)
+        yield project
+    finally:
+        run(project, "dvc", "queue", "stop", "--kill", check=False)
 
 
 def ended(project: Path) -> bool:

@@ -19,7 +19,8 @@ from test_sweep_log import N_EPOCHS, nested, record, run_sweep
 
 from pipeline.postgres import as_service_user, find_binaries, own_cluster
 from pipeline.server import check_database, wait_for
-from pipeline.tracking import Tracker, TrackingConfig
+from pipeline.tracking import Tracker
+from pipeline.tracking_store import TrackingConfig
 from pipeline.trial_run import trial_metrics
 from stages.server import is_loopback, port_in_force
 

@@ -16,7 +16,8 @@ from pipeline import delivery
 from pipeline.selection import TrialRecord, choose_compact
 from pipeline.server import serve, wait_for
 from pipeline.sweep_log import SweepLog, Tally, sweep_log
-from pipeline.tracking import KEY, Tracker, TrackingConfig
+from pipeline.tracking import KEY, Tracker
+from pipeline.tracking_store import TrackingConfig
 from pipeline.trial_run import rank_word, trial_metrics
 
 N_EPOCHS, PATIENCE = 50, 120.0

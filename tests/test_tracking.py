@@ -9,7 +9,8 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.selection import TrialRecord
 from pipeline.server import shown
-from pipeline.tracking import Tracker, TrackingConfig, tracking_uri
+from pipeline.tracking import Tracker
+from pipeline.tracking_store import TrackingConfig, tracking_uri
 from pipeline.trial_run import trial_key, trial_name
 
 CONFIG = TrackingConfig(uri=None, experiment="loqua")

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from pipeline.tracking import Tracker, TrackingConfig
+from pipeline.tracking import Tracker
+from pipeline.tracking_store import TrackingConfig
 from pipeline.trial_run import rank_word
 from pipeline.views import NOTE, TAG, describe_sweep, trials_view, view_path
 
