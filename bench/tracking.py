@@ -2,8 +2,10 @@
 
     make bench-tracking   # 1,000 trials of 50 epochs, against three stores
 
-The controller tells of trials as fast as it can, with a little work between them, which shows
-how much the delivering thread takes from it. All values are counted in the store afterwards.
+Between two trials the controller works and waits as long as that of a sweep whose trials train
+nothing (bench/scale.json): no real sweep tells of trials as fast. `sweep_slowdown` is how long that
+takes with recording, over how long it takes without. At the end all values are counted in the
+store.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from pipeline.trial_run import trial_metrics
 RESULTS = Path("bench/tracking.json")
 STORES = ("sqlite", "server_sqlite", "server_postgresql")
 N_EPOCHS, N_TASKS, PATIENCE_S = 50, 7, 600.0
+WORK_S, WAIT_S = 0.035, 0.010
+"""A controller's for one trial: of its processor, and of others."""
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -76,11 +80,20 @@ def server(database: str, folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def work() -> float:
-    """Do what takes an interpreter some milliseconds; return how long it took."""
+def turn(n_steps: int) -> float:
+    """Do what a controller does for a trial; return the seconds that it took."""
     start = time.perf_counter()
-    sum(index * index for index in range(50_000))
+    sum(index * index for index in range(n_steps))
+    time.sleep(WAIT_S)
     return time.perf_counter() - start
+
+
+def steps_of(seconds: float) -> int:
+    """Return how many steps of `turn` take a processor so long."""
+    tried = 1_000_000
+    start = time.thread_time()
+    sum(index * index for index in range(tried))
+    return int(tried * seconds / (time.thread_time() - start))
 
 
 def measure(kind: str, n_trials: int, folder: Path) -> dict[str, float]:
@@ -90,7 +103,8 @@ def measure(kind: str, n_trials: int, folder: Path) -> dict[str, float]:
         ValueError: if not every value arrived.
     """
     records = [record(number) for number in range(n_trials)]
-    told, worked, alone = [], [], [work() for _ in range(200)]
+    n_steps = steps_of(WORK_S)
+    told, alone = [], [turn(n_steps) for _ in range(100)]
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # which MLflow itself sets
     with store(kind, folder) as (uri, database):
         tracker = Tracker(TrackingConfig(uri=uri, experiment="bench"), folder / "state")
@@ -103,7 +117,8 @@ def measure(kind: str, n_trials: int, folder: Path) -> dict[str, float]:
                 log.trial(one)
                 log.progress(tally)
                 told.append(time.perf_counter() - start)
-                worked.append(work())
+                turn(n_steps)
+            swept = time.perf_counter() - begun
             log.progress(tally)
             log.complete({"FINISHED": records}, PATIENCE_S)
         seconds = time.perf_counter() - begun
@@ -120,7 +135,9 @@ def measure(kind: str, n_trials: int, folder: Path) -> dict[str, float]:
         "tell_ms_mean": 1e3 * statistics.mean(told),
         "tell_ms_p99": 1e3 * sorted(told)[int(0.99 * n_trials)],
         "tell_ms_max": 1e3 * max(told),
-        "work_slowdown": statistics.median(worked) / statistics.median(alone),
+        "sweep_s": swept,
+        "sweep_slowdown": swept / n_trials / statistics.mean(alone),
+        "flush_s": seconds - swept,
         "trials_per_s": n_trials / seconds,
         "metrics_per_s": arrived / seconds,
         "metrics": float(arrived),
