@@ -40,6 +40,7 @@ CONFIG: Spec = {
     },
 }
 HEIGHT = 380
+MOST_TICKS = 12
 
 
 def live_charts(report: Report) -> dict[str, Spec]:
@@ -180,11 +181,13 @@ def curves_chart(report: Report) -> Spec:
     measures = ["score", "base", "new", "loss"]
     named = "datum.role != 'trial' && datum.role != 'stopped early'"
     tip = ["role", "trial", "what", "round", "score", "base", "new", "loss"]
+    points = curve_points(report)
+    last = max((point["round"] for point in points), default=1)
     shared = {
         "x": {
             "field": "round",
             "type": "quantitative",
-            "axis": {"tickMinStep": 1, "format": "d"},
+            "axis": {"values": list(range(1, last + 1, -(-last // MOST_TICKS)))},
             "title": "round",
         },
         "y": {"field": "shown_value", **percent_axis("")},
@@ -197,7 +200,7 @@ def curves_chart(report: Report) -> Spec:
         },
     }
     return base(
-        curve_points(report),
+        points,
         params=[menu("shown", measures, "Measure")],
         transform=[{"calculate": "datum[shown]", "as": "shown_value"}],
         layer=[

@@ -73,6 +73,15 @@ def test_charts_compile_and_hold_every_row() -> None:
     assert len(charts["curves"]["data"]["values"]) == 5 * 3 + 2
 
 
+@pytest.mark.parametrize(
+    ("n_rounds", "ticks"), [(2, [1, 2]), (3, [1, 2, 3]), (50, [*range(1, 51, 5)])]
+)
+def test_the_rounds_of_the_curves_are_whole_numbers(n_rounds: int, ticks: list[int]) -> None:
+    trials = [replace(trial_records()[0], history=history(0.5, 0.5, n_rounds))]
+    chart = live_charts(replace(make_report(), trials=trials))["curves"]
+    assert chart["layer"][0]["encoding"]["x"]["axis"]["values"] == ticks
+
+
 def test_the_front_of_the_chart_reaches_the_largest_trial() -> None:
     report = make_report()
     line = live_charts(report)["size"]["layer"][0]["data"]["values"]
