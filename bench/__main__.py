@@ -19,7 +19,8 @@ from rich.table import Table
 
 from bench import memory, overhead, text_path, towers, trial
 from pipeline import artifacts
-from pipeline.backbone import BackboneConfig, load_backbone
+from pipeline.backbone import load_backbone
+from pipeline.backbone_config import BackboneConfig
 from pipeline.cluster import ALLOCATOR
 from pipeline.provenance import git_commit, versions
 

@@ -34,7 +34,8 @@ import torch
 from bench.features import draw_jpeg
 from bench.towers import vit_b_16
 from pipeline import artifacts
-from pipeline.backbone import Backbone, BackboneConfig, load_backbone, save_clip
+from pipeline.backbone import Backbone, load_backbone, save_clip
+from pipeline.backbone_config import BackboneConfig
 from pipeline.batch import predict_files
 from pipeline.packed_prompt import save_prompt
 from pipeline.promotion import BENCHMARK

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline import protocols
-from pipeline.backbone import BackboneConfig
+from pipeline.backbone_config import BackboneConfig
 from pipeline.config import Config
 from pipeline.errors import report_all
 from pipeline.features import FeaturesConfig

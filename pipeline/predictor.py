@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.backbone import Backbone, BackboneConfig, load_backbone
+from pipeline.backbone import Backbone, load_backbone
+from pipeline.backbone_config import BackboneConfig
 from pipeline.errors import report_all
 from pipeline.few_shot import split_base_new
 from pipeline.images import encode_tokens

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pipeline.backbone import BackboneConfig
+from pipeline.backbone_config import BackboneConfig
 from pipeline.evaluate import Measurement
 from pipeline.packed_prompt import load_prompt, pack_prompt
 from pipeline.promotion import BENCHMARK, SCORE

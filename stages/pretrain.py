@@ -8,7 +8,8 @@ import torch
 from tqdm import tqdm
 
 from pipeline import artifacts
-from pipeline.backbone import BackboneConfig, build_clip, load_backbone, save_clip
+from pipeline.backbone import build_clip, load_backbone, save_clip
+from pipeline.backbone_config import BackboneConfig
 from pipeline.cluster import ALLOCATOR
 from pipeline.datasets.emoji import build_manifest, read_drawings, read_tasks, render_drawings
 from pipeline.encode import encode_task

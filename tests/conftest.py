@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.backbone import Backbone, BackboneConfig, build_clip, load_backbone, save_clip
+from pipeline.backbone import Backbone, build_clip, load_backbone, save_clip
+from pipeline.backbone_config import BackboneConfig
 from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
 from pipeline.evaluate import Measurement, TestRow
 from pipeline.features import FeaturesConfig, TaskFeatures

@@ -23,7 +23,8 @@ import requests
 import torch
 from PIL import Image
 
-from pipeline.backbone import Backbone, BackboneConfig, build_clip, load_backbone, save_clip
+from pipeline.backbone import Backbone, build_clip, load_backbone, save_clip
+from pipeline.backbone_config import BackboneConfig
 from pipeline.encode import encode_task
 from pipeline.evaluate import Measurement
 from pipeline.features import FeaturesConfig, TaskFeatures

@@ -11,7 +11,8 @@ from reference import load_into_coop
 from safetensors.torch import load_file
 
 import stages.exchange
-from pipeline.backbone import Backbone, BackboneConfig
+from pipeline.backbone import Backbone
+from pipeline.backbone_config import BackboneConfig
 from pipeline.errors import run_stage
 from pipeline.exchange import (
     class_embeddings,

@@ -30,7 +30,7 @@ QUICK = {
     "mlflow db upgrade sqlite:///artifacts/state/mlflow.db": "",
     "optuna storage upgrade --storage sqlite:///artifacts/state/optuna.db": "",
     "du -sh artifacts/* .dvc/cache": ".dvc/cache",
-    "tar -czf state.tgz --exclude=artifacts/state/ray artifacts/state": "",
+    "tar -czf state.tgz artifacts/state": "",
     "python -m stages.exchange --help": "export-coop",
     "python -m stages.exchange export-coop FILE.prompt --out model.pth.tar": "ctx [",
     "python -m stages.exchange import-coop model.pth.tar --out FILE.prompt": "new.prompt",

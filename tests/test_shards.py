@@ -87,7 +87,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from pipeline import encode
-from pipeline.backbone import BackboneConfig, load_backbone
+from pipeline.backbone import load_backbone
+from pipeline.backbone_config import BackboneConfig
 from pipeline.features import FeaturesConfig
 from pipeline.manifest import load_manifest
 encode.SIZE = 8

@@ -1,6 +1,8 @@
 """The shipped files agree with each other."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,16 @@ def test_a_stage_is_a_script_with_its_own_outputs(stage: str) -> None:
     assert outputs
     assert all(out.startswith(f"artifacts/{stage}") for out in outputs)
     assert all(("${item}" in out) == for_each_task for out in outputs)
+
+
+@pytest.mark.parametrize("stage", ["sources", "prepare"])
+def test_stages_that_run_often_load_no_framework(stage: str) -> None:
+    heavy = "{'mlflow', 'open_clip', 'optuna', 'ray', 'torchvision'}"
+    code = f"import sys, stages.{stage}; print(*{heavy} & set(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == []
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import MT5Config, PreTrainedTokenizerFast, RobertaConfig
 
-from pipeline.backbone import Backbone, BackboneConfig, load_backbone
+from pipeline.backbone import Backbone, load_backbone
+from pipeline.backbone_config import BackboneConfig
 from pipeline.run import TextSide
 
 WORDS = ["a", "photo", "of", "red", "apple", "hot", "air", "balloon", "cat", "ice", ".", "drawing"]
