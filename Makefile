@@ -27,13 +27,13 @@ environment: $(READY) ## set up .venv and nothing else
 repro: $(READY) ## run the whole pipeline (what changed of it)
 	$(RUN) dvc repro
 
-test: $(READY) ## run the tests
-	$(RUN) pytest
+test: $(READY) ## run the tests, two files at a time
+	$(RUN) pytest -n 2 --dist loadfile
 
 test-browser: $(READY) ## look at the report and the MLflow UI with Chromium (pictures in artifacts/screenshots)
 	$(RUN) pytest -m browser tests/browser
 
-test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; 10 to 20 minutes)
+test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
 	$(RUN) pytest -m cluster tests/cluster
 
 test-experiments: $(READY) ## run DVC's experiments for real, queued and in place (minutes)

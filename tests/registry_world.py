@@ -202,8 +202,8 @@ def tracked_at(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         yield
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(before[0])  # which sets the variable, too
+        mlflow.set_registry_uri(before[1])
 
 
 def build_world(folder: Path) -> World:
