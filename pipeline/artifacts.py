@@ -147,7 +147,7 @@ def load_features(path: Path) -> TaskFeatures:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["loqua"])
             # A safetensors file has keys() but is no mapping: it cannot be iterated itself.
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (as above)
         about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items()}
         return TaskFeatures(**about, **tensors)
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -49,3 +49,11 @@ def report_all(title: str, problems: list[str], limit: int = 20) -> None:
     if problems:
         more = [f"and {len(problems) - limit} more"] if len(problems) > limit else []
         raise ValueError("\n  - ".join([title, *problems[:limit], *more]))
+
+
+def root_of(error: BaseException) -> str:
+    """Say what is at the root of an error, in one short line."""
+    while below := error.__cause__ or error.__context__:
+        error = below
+    text = str(error).split("\n")[0] or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -21,13 +21,19 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two r
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as FILES
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.artifacts import write_atomic
 from pipeline.delivery import Away, Refused
+from pipeline.errors import root_of
+from pipeline.locks import exclusive
 from pipeline.selection import TrialRecord
 from pipeline.server import check_server, shown
-from pipeline.tracking_store import TrackingConfig, make_database, tracking_uri
+from pipeline.tracking_store import SQLITE, TrackingConfig, tracking_uri
 from pipeline.trial_run import rank_word, trial_key, trial_metrics, trial_name
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises
@@ -39,12 +45,24 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets the UI open on training runs."""
 
 
-def root_of(error: BaseException) -> str:
-    """Say what is at the root of an error, in one short line."""
-    while below := error.__cause__ or error.__context__:
-        error = below
-    text = str(error).split("\n")[0] or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
+def make_database(uri: str) -> None:
+    """Make sure that the file of a sqlite address is there, whole; do nothing for others.
+
+    MLflow makes its database in some forty steps. A process that is killed between two of them
+    leaves a file that MLflow can neither use nor mend, so it is made under another name.
+    """
+    name = make_url(uri).database if uri.startswith("sqlite:") else None
+    if name in (None, "", ":memory:") or Path(str(name)).exists():
+        return
+    path = Path(str(name))
+
+    def create(new: Path) -> None:
+        store = SqlAlchemyStore(f"{SQLITE}{new}", FILES)  # type: ignore[no-untyped-call]  # MLflow's
+        store.engine.dispose()
+
+    with exclusive(path.with_name(f"{path.name}.lock"), "another first run", wait=True):
+        if not path.exists():
+            write_atomic(path, create)
 
 
 class Tracker:

@@ -1,4 +1,4 @@
-"""Where runs are recorded: the setting, the address in force, and the file it may name."""
+"""Where runs are recorded: the setting, and the address in force. Read without MLflow."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import os
 from pathlib import Path
 
 from pydantic import Field
-from sqlalchemy import make_url
 
-from pipeline.artifacts import write_atomic
 from pipeline.checkout import in_checkout
 from pipeline.config import Config
-from pipeline.locks import exclusive
 
 SQLITE = "sqlite:///"
 
@@ -32,28 +29,3 @@ def tracking_uri(config: TrackingConfig, state: Path) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or config.uri or local
     path = uri.removeprefix(SQLITE)
     return uri if path in ("", uri) else f"{SQLITE}{in_checkout(path)}"
-
-
-def make_database(uri: str) -> None:
-    """Make sure that the file of a sqlite address is there, whole; do nothing for others.
-
-    MLflow makes its database in some forty steps. A process that is killed between two of them
-    leaves a file that MLflow can neither use nor mend, so it is made under another name.
-
-    Raises:
-        Exception: what MLflow, SQLAlchemy or the system raise.
-    """
-    name = make_url(uri).database if uri.startswith("sqlite:") else None
-    path = Path(name or "")
-    if name == ":memory:" or path.exists():
-        return
-    from mlflow.store import tracking as defaults  # takes seconds; once per project
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    def create(new: Path) -> None:
-        files = defaults.DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-        SqlAlchemyStore(f"{SQLITE}{new}", files).engine.dispose()  # type: ignore[no-untyped-call]  # MLflow's
-
-    with exclusive(path.with_name(f"{path.name}.lock"), "another first run", wait=True):
-        if not path.exists():
-            write_atomic(path, create)

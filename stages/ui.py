@@ -8,7 +8,8 @@ from pipeline import artifacts
 from pipeline.errors import run_stage
 from pipeline.params import load_params
 from pipeline.server import QUIET
-from pipeline.tracking_store import make_database, tracking_uri
+from pipeline.tracking import make_database
+from pipeline.tracking_store import tracking_uri
 
 
 def main() -> None:

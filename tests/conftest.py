@@ -6,8 +6,8 @@ import signal
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ["RAY_ADDRESS"] = "local"  # tests do not join the cluster that a user may have started
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from pipeline.backbone import Backbone, build_clip, load_backbone, save_clip
 from pipeline.backbone_config import BackboneConfig
 from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
-from pipeline.evaluate import Measurement, TestRow
 from pipeline.features import FeaturesConfig, TaskFeatures
 from pipeline.layout import Frame
 from pipeline.manifest import Manifest
@@ -91,24 +90,6 @@ def train_config(n_steps: int = 12, **changed: Any) -> TrainConfig:
         "coop": {"epochs": 6, "batch_size": 5},
     }
     return TrainConfig(**{**plain, **changed})
-
-
-def measurements(rows: Sequence[TestRow]) -> list[dict[str, Any]]:
-    """Take rows apart into the measurements that they are made of, as they stand in a file."""
-    found = []
-    for row in rows:
-        for side, domain, value in (
-            ("base", "shots", row.base),
-            ("new", "shots", row.new),
-            ("base", "held-out", row.held_out_base),
-            ("new", "held-out", row.held_out_new),
-        ):
-            if value is not None:
-                shots = 0 if row.seed is None else 16
-                place = (row.method, row.task, shots, row.seed, row.task, side, domain, value)
-                costs = row.size_bytes, row.n_parameters, row.seconds
-                found.append(asdict(Measurement(*place, *costs)))
-    return found
 
 
 def features_config(**changed: Any) -> FeaturesConfig:

@@ -1,11 +1,10 @@
 """A small sweep and its test, made by hand: what a report is built from."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from conftest import measurements
-
-from pipeline.evaluate import ZERO_SHOT, TestRow
+from pipeline.evaluate import ZERO_SHOT, Measurement, TestRow
 from pipeline.metrics import harmonic_mean
 from pipeline.report import Extras, Protocol, Report, build_report
 from pipeline.selection import TrialRecord
@@ -118,4 +117,22 @@ def finding(report: Report, start: str) -> str:
         for sentence in report.sweep_findings + report.test_findings
         if sentence.startswith(start)
     ]
+    return found
+
+
+def measurements(rows: Sequence[TestRow]) -> list[dict[str, Any]]:
+    """Take rows apart into the measurements that they are made of, as they stand in a file."""
+    found = []
+    for row in rows:
+        for side, domain, value in (
+            ("base", "shots", row.base),
+            ("new", "shots", row.new),
+            ("base", "held-out", row.held_out_base),
+            ("new", "held-out", row.held_out_new),
+        ):
+            if value is not None:
+                shots = 0 if row.seed is None else 16
+                place = (row.method, row.task, shots, row.seed, row.task, side, domain, value)
+                costs = row.size_bytes, row.n_parameters, row.seconds
+                found.append(asdict(Measurement(*place, *costs)))
     return found

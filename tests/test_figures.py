@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import measurements
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from report_data import measurements
 
 from pipeline.evaluate import ZERO_SHOT, TestRow
 from pipeline.figures import drawable, save_figures

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking import Tracker
-from pipeline.tracking_store import TrackingConfig, make_database
+from pipeline.tracking import Tracker, make_database
+from pipeline.tracking_store import TrackingConfig
 
 KILLED_AMONG_ITS_STEPS = """
 import os, signal, sys
 from itertools import count
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from pipeline.tracking_store import make_database
+from pipeline.tracking import make_database
 
 steps = count()
 

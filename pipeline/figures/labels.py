@@ -27,8 +27,8 @@ def canvas(axes: Axes) -> RendererBase:
     figure = axes.get_figure(root=True)
     assert figure
     figure.draw_without_rendering()
-    # matplotlib's canvas has no types
-    renderer: RendererBase = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    drawn = FigureCanvasAgg(figure)
+    renderer: RendererBase = drawn.get_renderer()  # type: ignore[no-untyped-call]  # matplotlib's
     return renderer
 
 
