@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import memory, overhead, text_path, towers, trial
-from pipeline import artifacts
-from pipeline.backbone import load_backbone
-from pipeline.backbone_config import BackboneConfig
-from pipeline.cluster import ALLOCATOR
-from pipeline.provenance import git_commit, versions
+from pipeline.clip.backbone import load_backbone
+from pipeline.clip.config import BackboneConfig
+from pipeline.core import artifacts
+from pipeline.core.provenance import git_commit, versions
+from pipeline.sweep.ray_cluster import ALLOCATOR
 
 RESULTS = Path("bench/results.json")
 PARTS = ("text", "flops", "replicas", "trial", "memory", "overhead")

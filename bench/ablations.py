@@ -21,16 +21,16 @@ from statistics import mean
 from typing import Any, Literal
 
 from bench.units import Results, measure_missing, parser
-from pipeline import artifacts
-from pipeline.backbone import load_backbone
-from pipeline.features import TaskFeatures
-from pipeline.few_shot import split_base_new
-from pipeline.manifest import load_manifest
-from pipeline.metrics import harmonic_mean
+from pipeline.clip.backbone import load_backbone
+from pipeline.core import artifacts
+from pipeline.core.provenance import value_hash
+from pipeline.data.manifest import load_manifest
+from pipeline.data.sampling import split_base_new
+from pipeline.features.loader import with_pictures
+from pipeline.features.task import TaskFeatures
 from pipeline.params import apply_settings, load_params
-from pipeline.pictures import with_pictures
-from pipeline.provenance import value_hash
-from pipeline.run import Point, TaskRun, TextSide
+from pipeline.training.metrics import harmonic_mean
+from pipeline.training.task_run import Point, TaskRun, TextSide
 
 RESULTS = Path("bench/ablations.json")
 SEEDS = (1, 2, 3, 4, 5)

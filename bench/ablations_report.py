@@ -25,9 +25,9 @@ from bench.ablations import (
     swept_settings,
 )
 from bench.units import Results
-from pipeline.artifacts import write_atomic
-from pipeline.metrics import harmonic_mean
+from pipeline.core.artifacts import write_atomic
 from pipeline.params import load_params
+from pipeline.training.metrics import harmonic_mean
 
 PAGE = Path("docs/ablations.md")
 TITLES = {

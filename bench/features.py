@@ -30,14 +30,14 @@ from PIL import Image
 
 from bench.timing import in_turn
 from bench.towers import vit_b_16
-from pipeline import artifacts
-from pipeline.backbone import Backbone, build_clip, wrap_model
-from pipeline.encode import encode_task
-from pipeline.features import FeaturesConfig
-from pipeline.manifest import Manifest
+from pipeline.clip.backbone import Backbone, build_clip, wrap_model
+from pipeline.core import artifacts
+from pipeline.core.provenance import git_commit, versions
+from pipeline.data.manifest import Manifest
+from pipeline.features.extract import encode_task
+from pipeline.features.loader import Pictures
+from pipeline.features.task import FeaturesConfig
 from pipeline.params import load_params
-from pipeline.pictures import Pictures
-from pipeline.provenance import git_commit, versions
 
 RESULTS = Path("bench/features.json")
 SIZE = (500, 375)

@@ -21,8 +21,8 @@ def main() -> None:
     import open_clip
 
     from bench.towers import imagenet_names
-    from pipeline.backbone import caption_frame
-    from pipeline.text_tower import TextTower
+    from pipeline.clip.backbone import caption_frame
+    from pipeline.clip.text.tower import TextTower
 
     n_replicas = int(sys.argv[1])
     text = open_clip.transformer.TextTransformer(output_dim=512)  # ViT-B/16's, without images

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from pipeline import artifacts
-from pipeline.backbone import load_backbone
-from pipeline.cluster import cluster
+from pipeline.clip.backbone import load_backbone
+from pipeline.core import artifacts
 from pipeline.params import apply_settings, expand, load_params
-from pipeline.search import Search
-from pipeline.selection import TrialRecord
-from pipeline.sweep import run_sweep
-from pipeline.trial import Trial
-from pipeline.worker import SweepJob
+from pipeline.sweep.driver import run_sweep
+from pipeline.sweep.ray_cluster import cluster
+from pipeline.sweep.selection import TrialRecord
+from pipeline.sweep.study import Search
+from pipeline.sweep.trainable import SweepJob
+from pipeline.training.trial import Trial
 
 N_TRIALS, N_WORKERS = 8, 2
 

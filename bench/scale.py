@@ -29,17 +29,17 @@ from rich.console import Console
 from rich.table import Table
 
 import stages.sweep
-from pipeline import artifacts
-from pipeline.cluster import cluster
+from pipeline.core import artifacts
+from pipeline.core.provenance import git_commit, versions
 from pipeline.params import Params, apply_settings, expand, load_params
-from pipeline.prompts import PromptConfig
-from pipeline.provenance import git_commit, versions
-from pipeline.search import Search
-from pipeline.selection import TrialRecord
-from pipeline.sweep import run_sweep
-from pipeline.sweep_log import Tally
-from pipeline.train import TrainConfig
-from pipeline.worker import SweepJob, TrialActor
+from pipeline.prompts.prompt import PromptConfig
+from pipeline.sweep.driver import run_sweep
+from pipeline.sweep.ray_cluster import cluster
+from pipeline.sweep.selection import TrialRecord
+from pipeline.sweep.study import Search
+from pipeline.sweep.trainable import SweepJob, TrialActor
+from pipeline.tracking.recorder import Tally
+from pipeline.training.fit import TrainConfig
 
 RESULTS = Path("bench/scale.json")
 TASKS = 7

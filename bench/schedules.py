@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.units import measure_missing, parser
-from pipeline import artifacts
-from pipeline.backbone import load_backbone
-from pipeline.few_shot import split_base_new
+from pipeline.clip.backbone import load_backbone
+from pipeline.core import artifacts
+from pipeline.data.sampling import split_base_new
 from pipeline.params import apply_settings, load_params
-from pipeline.run import Point, TaskRun
+from pipeline.training.task_run import Point, TaskRun
 
 RESULTS = Path("bench/schedules.json")
 SEEDS = (1, 2, 3, 4, 5)

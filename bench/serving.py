@@ -33,18 +33,18 @@ import torch
 
 from bench.features import draw_jpeg
 from bench.towers import vit_b_16
-from pipeline import artifacts
-from pipeline.backbone import Backbone, load_backbone, save_clip
-from pipeline.backbone_config import BackboneConfig
-from pipeline.batch import predict_files
-from pipeline.packed_prompt import save_prompt
-from pipeline.promotion import BENCHMARK
-from pipeline.prompts import Prompt, PromptConfig
-from pipeline.provenance import git_commit, versions
-from pipeline.registry import load_predictor, register
-from pipeline.release import Release
-from pipeline.tracking import Tracker
-from pipeline.tracking_store import TrackingConfig
+from pipeline.clip.backbone import Backbone, load_backbone, save_clip
+from pipeline.clip.config import BackboneConfig
+from pipeline.core import artifacts
+from pipeline.core.provenance import git_commit, versions
+from pipeline.prompts.file import save_prompt
+from pipeline.prompts.prompt import Prompt, PromptConfig
+from pipeline.registry.promotion import BENCHMARK
+from pipeline.registry.registry import load_predictor, register
+from pipeline.registry.release import Release
+from pipeline.serving.batch import predict_files
+from pipeline.tracking.config import TrackingConfig
+from pipeline.tracking.tracker import Tracker
 
 RESULTS = Path("bench/serving.json")
 TASK, SEED = "bench", 1

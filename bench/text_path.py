@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.coop_style import PlainText
 from bench.timing import in_turn, matmul_rate
 from bench.towers import imagenet_names
-from pipeline.text_tower import TextTower
+from pipeline.clip.text.tower import TextTower
 
 
 def our_step(tower: TextTower, names: Any, context_SMD: Tensor, weight: Tensor) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import open_clip
 import torch
 
-from pipeline.backbone import caption_frame
-from pipeline.text_tower import TextTower
+from pipeline.clip.backbone import caption_frame
+from pipeline.clip.text.tower import TextTower
 
 N_STEPS_COOP = 5000
 """CoOp's schedule: 16 shots of 50 classes, 200 passes in batches of 32."""

@@ -24,15 +24,15 @@ from pathlib import Path
 from rich.console import Console
 from sqlalchemy import create_engine, text
 
-from pipeline import artifacts
-from pipeline.postgres import own_cluster
-from pipeline.provenance import git_commit, versions
-from pipeline.selection import TrialRecord
-from pipeline.server import serve, wait_for
-from pipeline.sweep_log import Tally, sweep_log
-from pipeline.tracking import Tracker
-from pipeline.tracking_store import TrackingConfig
-from pipeline.trial_run import trial_metrics
+from pipeline.core import artifacts
+from pipeline.core.provenance import git_commit, versions
+from pipeline.sweep.selection import TrialRecord
+from pipeline.tracking.config import TrackingConfig
+from pipeline.tracking.postgres import own_cluster
+from pipeline.tracking.recorder import Tally, sweep_log
+from pipeline.tracking.server import serve, wait_for
+from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.trial_run import trial_metrics
 
 RESULTS = Path("bench/tracking.json")
 STORES = ("sqlite", "server_sqlite", "server_postgresql")

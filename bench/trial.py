@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from bench.coop_style import CoopLoop
 from bench.timing import in_turn
 from bench.towers import N_STEPS_COOP, imagenet_names
+from pipeline.clip.text.tower import TextTower
 from pipeline.params import load_params
-from pipeline.prompts import Prompt, init_tokens
-from pipeline.text_tower import TextTower
-from pipeline.train import PromptFit, Replica, TrainingSet
+from pipeline.prompts.prompt import Prompt, init_tokens
+from pipeline.training.fit import PromptFit, Replica, TrainingSet
 
 N_CLASSES, SHOTS, N_CTX, BATCH = 50, 16, 4, 32
 TEMPLATE = [320, 1125, 539, 320]

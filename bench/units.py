@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from pipeline import artifacts
+from pipeline.core import artifacts
 
 T = TypeVar("T")
 Results = dict[str, Any]

@@ -10,20 +10,20 @@ from pydantic import Field, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import protocols
-from pipeline.backbone_config import BackboneConfig
-from pipeline.config import Config
-from pipeline.errors import report_all
-from pipeline.features import FeaturesConfig
-from pipeline.pretrain import PretrainConfig
-from pipeline.promotion import Policy
-from pipeline.prompts import PromptConfig
-from pipeline.protocols import ProtocolConfig, check_protocol
-from pipeline.selection import EvaluateConfig
-from pipeline.sources import PrepareConfig
-from pipeline.space import SweepConfig, Value
-from pipeline.tracking_store import TrackingConfig
-from pipeline.train import TrainConfig
+from pipeline.clip.config import BackboneConfig
+from pipeline.clip.pretraining.recipe import PretrainConfig
+from pipeline.core.config import Config
+from pipeline.core.errors import report_all
+from pipeline.data.sources import PrepareConfig
+from pipeline.features.task import FeaturesConfig
+from pipeline.prompts.prompt import PromptConfig
+from pipeline.registry.promotion import Policy
+from pipeline.sweep.config import SweepConfig, Value
+from pipeline.sweep.selection import EvaluateConfig
+from pipeline.tracking.config import TrackingConfig
+from pipeline.training import protocols
+from pipeline.training.fit import TrainConfig
+from pipeline.training.protocols import ProtocolConfig, check_protocol
 
 PARAMS = Path("params.yaml")
 MAX_GRID = 20_000

@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from pipeline import artifacts, remote
-from pipeline.errors import run_stage
-from pipeline.locks import exclusive
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
+from pipeline.core.locks import exclusive
 from pipeline.params import load_params
-from pipeline.tracking import Tracker
+from pipeline.sweep import launcher as remote
+from pipeline.tracking.tracker import Tracker
 
 STEPS = {
     "up": "start the machines, or bring them up to date",

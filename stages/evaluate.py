@@ -7,11 +7,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import artifacts
-from pipeline.backbone import Backbone, load_backbone
-from pipeline.cluster import check_resources, cluster, map_parallel
-from pipeline.errors import run_stage
-from pipeline.evaluate import (
+from pipeline.clip.backbone import Backbone, load_backbone
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
+from pipeline.core.provenance import git_commit, value_hash, versions
+from pipeline.data.manifest import load_manifest
+from pipeline.features.loader import with_pictures
+from pipeline.params import Params, apply_settings, load_params
+from pipeline.prompts.file import save_prompt
+from pipeline.prompts.stored import StoredPrompt
+from pipeline.sweep.ray_cluster import check_resources, cluster, map_parallel
+from pipeline.sweep.selection import TrialRecord
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.metrics import harmonic_mean
+from pipeline.training.plan import Configuration, front, plan_fits
+from pipeline.training.protocols import trained_tasks
+from pipeline.training.refit import (
     ZERO_SHOT,
     EvaluationJob,
     Fit,
@@ -20,18 +31,7 @@ from pipeline.evaluate import (
     measure_zero_shot,
     refit,
 )
-from pipeline.manifest import load_manifest
-from pipeline.metrics import harmonic_mean
-from pipeline.packed_prompt import save_prompt
-from pipeline.params import Params, apply_settings, load_params
-from pipeline.pictures import with_pictures
-from pipeline.plan import Configuration, front, plan_fits
-from pipeline.protocols import trained_tasks
-from pipeline.provenance import git_commit, value_hash, versions
-from pipeline.selection import TrialRecord
-from pipeline.stored_prompt import StoredPrompt
-from pipeline.tracking import Tracker
-from pipeline.trial import check_splits
+from pipeline.training.trial import check_splits
 
 
 def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:

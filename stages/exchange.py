@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts
-from pipeline.backbone import Backbone, load_backbone
-from pipeline.errors import run_stage
-from pipeline.exchange import check_class_names, load_coop, save_coop, save_embeddings
-from pipeline.packed_prompt import load_prompt, packed_size, save_prompt
+from pipeline.clip.backbone import Backbone, load_backbone
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
 from pipeline.params import Params, load_params
+from pipeline.prompts.file import load_prompt, packed_size, save_prompt
+from pipeline.serving.interop import check_class_names, load_coop, save_coop, save_embeddings
 
 Command = Callable[[argparse.Namespace, Params, Backbone], None]
 

@@ -9,14 +9,14 @@ from itertools import chain
 
 from tqdm import tqdm
 
-from pipeline import artifacts
-from pipeline.backbone import load_backbone
-from pipeline.encode import encode_task
-from pipeline.errors import run_stage
-from pipeline.few_shot import Draws
-from pipeline.manifest import load_manifest
+from pipeline.clip.backbone import load_backbone
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
+from pipeline.core.provenance import file_hash
+from pipeline.data.manifest import load_manifest
+from pipeline.data.sampling import Draws
+from pipeline.features.extract import encode_task
 from pipeline.params import chosen_task, load_params
-from pipeline.provenance import file_hash
 
 
 def main() -> None:

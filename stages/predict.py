@@ -14,15 +14,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import artifacts
-from pipeline.backbone import load_backbone
-from pipeline.batch import check_all_read, check_out, find_pictures, predict_files, write_rows
-from pipeline.errors import run_stage
-from pipeline.packed_prompt import load_prompt
+from pipeline.clip.backbone import load_backbone
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
 from pipeline.params import load_params
-from pipeline.predictor import CANDIDATES, Predictor, load_prompts
-from pipeline.registry import load_predictor
-from pipeline.tracking import Tracker
+from pipeline.prompts.file import load_prompt
+from pipeline.registry.registry import load_predictor
+from pipeline.serving.batch import (
+    check_all_read,
+    check_out,
+    find_pictures,
+    predict_files,
+    write_rows,
+)
+from pipeline.serving.predictor import CANDIDATES, Predictor, load_prompts
+from pipeline.tracking.tracker import Tracker
 
 LISTED = 20
 

@@ -5,11 +5,11 @@ Usage: python -m stages.prepare TASK
 
 import sys
 
-from pipeline import artifacts
-from pipeline.errors import run_stage
-from pipeline.manifest import save_manifest
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
+from pipeline.data.manifest import save_manifest
+from pipeline.data.sources import build_source
 from pipeline.params import chosen_task, load_params
-from pipeline.sources import build_source
 
 
 def main() -> None:

@@ -7,18 +7,18 @@ from statistics import mean
 import torch
 from tqdm import tqdm
 
-from pipeline import artifacts
-from pipeline.backbone import build_clip, load_backbone, save_clip
-from pipeline.backbone_config import BackboneConfig
-from pipeline.cluster import ALLOCATOR
-from pipeline.datasets.emoji import build_manifest, read_drawings, read_tasks, render_drawings
-from pipeline.encode import encode_task
-from pipeline.errors import run_stage
-from pipeline.evaluate import TestRow, zero_shot_row
-from pipeline.model_card import model_card
+from pipeline.clip.backbone import build_clip, load_backbone, save_clip
+from pipeline.clip.config import BackboneConfig
+from pipeline.clip.pretraining.card import model_card
+from pipeline.clip.pretraining.recipe import fit_clip
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
+from pipeline.core.provenance import file_hash, versions
+from pipeline.data.datasets.emoji import build_manifest, read_drawings, read_tasks, render_drawings
+from pipeline.features.extract import encode_task
 from pipeline.params import Params, load_params
-from pipeline.pretrain import fit_clip
-from pipeline.provenance import file_hash, versions
+from pipeline.sweep.ray_cluster import ALLOCATOR
+from pipeline.training.refit import TestRow, zero_shot_row
 
 RENDER_SIZE = 64
 

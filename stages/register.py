@@ -11,17 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import artifacts
-from pipeline.backbone import Backbone, copy_towers, load_backbone
-from pipeline.errors import run_stage
-from pipeline.evaluate import Measurement
+from pipeline.clip.backbone import Backbone, copy_towers, load_backbone
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
 from pipeline.params import Params, load_params
-from pipeline.promotion import ALIASES
-from pipeline.protocols import trained_tasks
-from pipeline.registry import Promotion, Registered, promote, register
-from pipeline.release import Release
-from pipeline.tracking import Tracker
-from pipeline.version_card import licenses
+from pipeline.registry.promotion import ALIASES
+from pipeline.registry.registry import Promotion, Registered, promote, register
+from pipeline.registry.release import Release
+from pipeline.registry.version_card import licenses
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.protocols import trained_tasks
+from pipeline.training.refit import Measurement
 
 console = Console(highlight=False, soft_wrap=True)
 

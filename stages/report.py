@@ -12,39 +12,39 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import artifacts
-from pipeline.backbone import load_backbone
-from pipeline.charts import live_charts, script
-from pipeline.decode import read_picture
-from pipeline.errors import run_stage
-from pipeline.evaluate import Measurement, TaskData
-from pipeline.examples import Example, ExampleGroup, group, predict, thumbnail
-from pipeline.figures import save_figures
-from pipeline.findings import with_spread
-from pipeline.importance import importances
-from pipeline.manifest import Manifest, load_manifest
-from pipeline.packed_prompt import load_prompt
-from pipeline.pages import render
+from pipeline.clip.backbone import load_backbone
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
+from pipeline.data.decode import read_picture
+from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.features.loader import with_pictures
 from pipeline.params import Params, is_method, load_params
-from pipeline.pictures import with_pictures
-from pipeline.points import (
+from pipeline.prompts.file import load_prompt
+from pipeline.report.charts import live_charts, script
+from pipeline.report.examples import Example, ExampleGroup, group, predict, thumbnail
+from pipeline.report.figures import save_figures
+from pipeline.report.findings.method import with_spread
+from pipeline.report.pages import render
+from pipeline.report.points import (
     accuracy_points,
     curve_points,
     importance_points,
     rank_bits_points,
     trial_points,
 )
-from pipeline.protocols import targets, trained_tasks
-from pipeline.report import Extras, Protocol, Report, build_report, metrics
-from pipeline.selection import TrialRecord, choose_champion
-from pipeline.tables import (
+from pipeline.report.report import Extras, Protocol, Report, build_report, metrics
+from pipeline.report.tables import (
     ResultTable,
     is_published_benchmark,
     protocol_tables,
     published_table,
     table_files,
 )
-from pipeline.tracking import Tracker
+from pipeline.sweep.importance import importances
+from pipeline.sweep.selection import TrialRecord, choose_champion
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.protocols import targets, trained_tasks
+from pipeline.training.refit import Measurement, TaskData
 
 console = Console(highlight=False)
 
@@ -141,7 +141,7 @@ def usage(params: Params) -> list[str]:
     model = f"models:/{params.register_.name}@champion"
     return [
         f"# in the project's folder, with MLFLOW_TRACKING_URI={shown}",
-        "from pipeline.client import predict",
+        "from pipeline.registry.client import predict",
         f'answers = predict("{model}", ["picture.png"], task="{task}")',
         'print(answers[["class_name", "probability"]])',
     ]

@@ -12,10 +12,10 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from pipeline import artifacts
-from pipeline.errors import run_stage
-from pipeline.postgres import own_cluster
-from pipeline.server import HOST, check_database, serve, wait_for
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
+from pipeline.tracking.postgres import own_cluster
+from pipeline.tracking.server import HOST, check_database, serve, wait_for
 
 
 def is_loopback(host: str) -> bool:

@@ -3,10 +3,10 @@
 DVC runs it every time. A task is prepared anew only if what is noted of its data changes.
 """
 
-from pipeline import artifacts
-from pipeline.errors import run_stage
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
+from pipeline.data.sources import find_sources
 from pipeline.params import load_params
-from pipeline.sources import find_sources
 
 
 def main() -> None:

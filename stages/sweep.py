@@ -12,14 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline import artifacts
-from pipeline.backbone import load_backbone
-from pipeline.checkout import is_copy
-from pipeline.cluster import check_resources, cluster, cluster_resources
-from pipeline.disk import check_writable
-from pipeline.errors import run_stage
-from pipeline.locks import exclusive
-from pipeline.manifest import load_manifest
+from pipeline.clip.backbone import load_backbone
+from pipeline.core import artifacts
+from pipeline.core.disk import check_writable
+from pipeline.core.errors import run_stage
+from pipeline.core.locks import exclusive
+from pipeline.core.provenance import git_commit, value_hash, versions
+from pipeline.core.workspace import is_copy
+from pipeline.data.manifest import load_manifest
+from pipeline.features.loader import with_pictures
 from pipeline.params import (
     Params,
     apply_settings,
@@ -29,22 +30,21 @@ from pipeline.params import (
     is_method,
     load_params,
 )
-from pipeline.pictures import with_pictures
-from pipeline.provenance import git_commit, value_hash, versions
-from pipeline.search import Search
-from pipeline.selection import (
+from pipeline.sweep.driver import run_sweep
+from pipeline.sweep.ray_cluster import check_resources, cluster, cluster_resources
+from pipeline.sweep.selection import (
     FailedTrial,
     TrialRecord,
     choose_per_task,
     choose_winners,
     pareto_front,
 )
-from pipeline.sweep import run_sweep
-from pipeline.sweep_log import Ended, SweepLog, Tally, sweep_log
-from pipeline.tracking import Tracker
-from pipeline.trial import check_splits
-from pipeline.validation import check_validation
-from pipeline.worker import SweepJob
+from pipeline.sweep.study import Search
+from pipeline.sweep.trainable import SweepJob
+from pipeline.tracking.recorder import Ended, SweepLog, Tally, sweep_log
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.trial import check_splits
+from pipeline.training.validation import check_validation
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 
-from pipeline import artifacts
-from pipeline.errors import run_stage
+from pipeline.core import artifacts
+from pipeline.core.errors import run_stage
 from pipeline.params import load_params
-from pipeline.server import QUIET
-from pipeline.tracking import make_database
-from pipeline.tracking_store import tracking_uri
+from pipeline.tracking.config import tracking_uri
+from pipeline.tracking.server import QUIET
+from pipeline.tracking.tracker import make_database
 
 
 def main() -> None:

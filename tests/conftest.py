@@ -16,15 +16,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.backbone import Backbone, build_clip, load_backbone, save_clip
-from pipeline.backbone_config import BackboneConfig
-from pipeline.datasets.emoji import EmojiConfig, build_manifest, read_tasks
-from pipeline.features import FeaturesConfig, TaskFeatures
-from pipeline.layout import Frame
-from pipeline.manifest import Manifest
-from pipeline.run import TextSide
-from pipeline.text_tower import TextTower
-from pipeline.train import TrainConfig
+from pipeline.clip.backbone import Backbone, build_clip, load_backbone, save_clip
+from pipeline.clip.config import BackboneConfig
+from pipeline.clip.text.layout import Frame
+from pipeline.clip.text.tower import TextTower
+from pipeline.data.datasets.emoji import EmojiConfig, build_manifest, read_tasks
+from pipeline.data.manifest import Manifest
+from pipeline.features.task import FeaturesConfig, TaskFeatures
+from pipeline.training.fit import TrainConfig
+from pipeline.training.task_run import TextSide
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
@@ -255,7 +255,7 @@ def manifest(drawings_path: Path, emoji_config: EmojiConfig) -> Manifest:
 @pytest.fixture(scope="session")
 def registry_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A registry with the versions of a toy study; use `world`, which also sets the store."""
-    from registry_world import build_world, tracked_at  # MLflow is slow to import
+    from tests.helpers.registry_world import build_world, tracked_at  # MLflow is slow to import
 
     folder = tmp_path_factory.mktemp("registry")
     with tracked_at(f"sqlite:///{folder / 'mlflow.db'}"):
@@ -265,7 +265,7 @@ def registry_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def world(registry_world: Any) -> Iterator[Any]:
     """The toy registry, in force for a test."""
-    from registry_world import tracked_at
+    from tests.helpers.registry_world import tracked_at
 
     with tracked_at(registry_world.uri):
         yield registry_world
@@ -274,7 +274,7 @@ def world(registry_world: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the project, with little to do."""
-    from projects import N_TRIALS, clone
+    from tests.helpers.projects import N_TRIALS, clone
 
     return clone(
         tmp_path_factory.mktemp("clone") / "loqua",
@@ -287,6 +287,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(project: Path) -> str:
     """What `dvc repro` printed in it."""
-    from projects import run
+    from tests.helpers.projects import run
 
     return run(project, "dvc", "repro").stdout

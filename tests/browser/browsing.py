@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Page
-from projects import REPOSITORY
+
+from tests.helpers.projects import REPOSITORY
 
 SCREENSHOTS = REPOSITORY / "artifacts" / "screenshots"
 PATIENCE_MS = 180_000

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from projects import clone, free_port, run
 
-from browser.browsing import PATIENCE_MS, SCREENSHOTS, Shot
-from pipeline.server import serve, wait_for
+from pipeline.tracking.server import serve, wait_for
+from tests.browser.browsing import PATIENCE_MS, SCREENSHOTS, Shot
+from tests.helpers.projects import clone, free_port, run
 
 FLAGS = [
     "--no-sandbox",

@@ -7,8 +7,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, Page
 
-from browser.browsing import PATIENCE_MS, Shot
-from pipeline.views import view_path
+from pipeline.tracking.views import view_path
+from tests.browser.browsing import PATIENCE_MS, Shot
 
 pytestmark = pytest.mark.browser
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from browser.browsing import PATIENCE_MS, Shot
+from tests.browser.browsing import PATIENCE_MS, Shot
 
 pytestmark = pytest.mark.browser
 

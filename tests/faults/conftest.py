@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from projects import clone, run
 
-from faults.states import N_TRIALS
+from tests.faults.states import N_TRIALS
+from tests.helpers.projects import clone, run
 
 
 @pytest.fixture(scope="session")

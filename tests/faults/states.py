@@ -10,10 +10,10 @@ import optuna
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
-from projects import run
 
-from pipeline.selection import TrialRecord
-from pipeline.trial_run import trial_key
+from pipeline.sweep.selection import TrialRecord
+from pipeline.tracking.trial_run import trial_key
+from tests.helpers.projects import run
 
 N_TRIALS = 8
 """Of the sweeps of `prepared`."""

@@ -4,14 +4,15 @@ import tempfile
 
 import psutil
 import pytest
-from projects import REPOSITORY, Running
+
+from tests.helpers.projects import REPOSITORY, Running
 
 pytestmark = pytest.mark.faults
 SCRIPT = """
 import sys
 import time
 import ray
-from pipeline.cluster import cluster
+from pipeline.sweep.ray_cluster import cluster
 
 with cluster():
     print("begun", flush=True)

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from projects import Running, run
 
-from faults.states import N_TRIALS, SWEEP, check_databases, check_whole, finished, resume
+from tests.faults.states import N_TRIALS, SWEEP, check_databases, check_whole, finished, resume
+from tests.helpers.projects import Running, run
 
 pytestmark = pytest.mark.faults
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 from optuna.trial import TrialState
-from projects import Running, edit_params, run, stage_of, wait_until
 
-from faults.states import (
+from tests.faults.states import (
     N_TRIALS,
     SWEEP,
     check_databases,
@@ -23,6 +22,7 @@ from faults.states import (
     runs,
     trials,
 )
+from tests.helpers.projects import Running, edit_params, run, stage_of, wait_until
 
 pytestmark = pytest.mark.faults
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 import ray
-from projects import wait_until
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
-from sweeps import faulty_resolve, sweep, sweep_config
 
-from pipeline.cluster import cluster
-from pipeline.features import TaskFeatures
-from pipeline.run import TextSide
-from pipeline.search import Search
-from pipeline.trial import Trial
-from pipeline.worker import SweepJob
+from pipeline.features.task import TaskFeatures
+from pipeline.sweep.ray_cluster import cluster
+from pipeline.sweep.study import Search
+from pipeline.sweep.trainable import SweepJob
+from pipeline.training.task_run import TextSide
+from pipeline.training.trial import Trial
+from tests.helpers.projects import wait_until
+from tests.helpers.sweeps import faulty_resolve, sweep, sweep_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 pytestmark = pytest.mark.faults

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from projects import Running, edit_params, free_port, run
 
-from faults.states import N_TRIALS, SWEEP
-from pipeline.server import end_group, serve, wait_for
+from pipeline.tracking.server import end_group, serve, wait_for
+from tests.faults.states import N_TRIALS, SWEEP
+from tests.helpers.projects import Running, edit_params, free_port, run
 
 pytestmark = pytest.mark.faults
 OUTAGE_S = 60.0

@@ -1,0 +1,1 @@
+"""The frozen text tower and its exact fast paths."""

@@ -1,0 +1,209 @@
+"""Own pictures: which are copies of each other, and which split each one is in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from pipeline.core.config import Config
+from pipeline.core.errors import report_all
+from pipeline.core.workspace import DataRoot
+from pipeline.data.manifest import ONE_DOMAIN, Manifest, build_rows
+from pipeline.features.task import SPLITS
+
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
+"""A caption with {} in the place of the class name."""
+
+
+class Shares(Config):
+    """How much of a class each split gets, where no split is given; they add up to 1."""
+
+    train: float = Field(gt=0, lt=1)
+    val: float = Field(gt=0, lt=1)
+    test: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Shares:
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError(
+                f"found {self.train} + {self.val} + {self.test}; allowed is a sum of 1"
+            )
+        return self
+
+
+class OwnConfig(Config):
+    """How own pictures become tasks, wherever they lie."""
+
+    root: DataRoot
+    """The folder in which the tasks lie."""
+    template: Template
+    """The zero-shot caption."""
+    shares: Shares
+    seed: int = Field(ge=0)
+    """Of the splits that are made."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of somebody's own.
+
+    Attributes:
+        where: its path or its row, for people.
+        image: `bytes` and `path`, as in a manifest.
+        digest: SHA-256 of the encoded picture.
+        label: of its class, 0 to K - 1.
+        class_name: as the prompt is followed by it.
+        split: train, val or test; None if that is for us to say.
+        domain: where it comes from.
+    """
+
+    where: str
+    image: dict[str, Any]
+    digest: str
+    label: int
+    class_name: str
+    split: str | None = None
+    domain: str = ONE_DOMAIN
+
+
+def spoken(name: str) -> str:
+    """Return a class name as a prompt says it: underscores are spaces, as in CoOp's code."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def files_hash(paths: Iterable[Path], root: Path) -> str:
+    """Return a hash of the names below `root`, sizes and times of files, wherever `root` lies.
+
+    Their content is not read.
+    """
+    lines = []
+    for path in paths:
+        status, name = path.stat(), Path(os.path.relpath(path, root)).as_posix()
+        lines.append(f"{name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def build_own(config: OwnConfig, source: str, task: str, pictures: Sequence[Picture]) -> Manifest:
+    """Build the manifest of own pictures, in their order, without copies, every one in a split.
+
+    Raises:
+        ValueError: on identical pictures of different classes, on splits that are given for some
+            pictures or without both train and test, and on classes too small to be split.
+    """
+    kept, copies = without_copies(task, pictures)
+    dealt = complete_splits(task, kept, config.shares, config.seed)
+    given = {picture.split for picture in pictures}
+    notes = {
+        "source": source,
+        "splits_made": [split for split in SPLITS if split not in given],
+        "shares": config.shares.model_dump(),
+        "seed": config.seed,
+        "left_out": len(pictures) - len(kept),
+        "copies": copies,
+    }
+    rows = [(p.image, p.label, p.class_name, p.domain, str(p.split)) for p in dealt]
+    return Manifest(task, config.template, build_rows(rows), SPLITS, notes)
+
+
+def without_copies(task: str, pictures: Sequence[Picture]) -> tuple[list[Picture], list[list[str]]]:
+    """Keep one of each group of identical files, so that none is in two splits.
+
+    Kept is the one in test, else the one in val, else the first: a given test split stays whole.
+
+    Returns:
+        The pictures that are kept, in their order, and the groups: the kept one, then its copies.
+
+    Raises:
+        ValueError: listing every group of identical files with different classes.
+    """
+    same: dict[str, list[int]] = defaultdict(list)
+    for index, picture in enumerate(pictures):
+        same[picture.digest].append(index)
+    groups = [group for group in same.values() if len(group) > 1]
+    clashes = [
+        " = ".join(f"{pictures[i].where} ({pictures[i].class_name})" for i in group)
+        for group in groups
+        if len({pictures[i].label for i in group}) > 1
+    ]
+    report_all(f"task {task}: identical pictures of different classes; allowed is one", clashes)
+    rank = {"test": 0, "val": 1}
+    copies, left_out = [], set()
+    for group in groups:
+        kept, *others = sorted(group, key=lambda i: (rank.get(pictures[i].split or "", 2), i))
+        copies.append([pictures[i].where for i in (kept, *others)])
+        left_out |= set(others)
+    return [picture for i, picture in enumerate(pictures) if i not in left_out], copies
+
+
+def complete_splits(
+    task: str, pictures: Sequence[Picture], shares: Shares, seed: int
+) -> list[Picture]:
+    """Put every picture into a split, class by class; what is given stays.
+
+    Without any split all three are dealt; a missing `val` is taken out of the given `train`.
+
+    Raises:
+        ValueError: if only some have a split, train or test is missing, or a class is too small.
+    """
+    given = {picture.split for picture in pictures}
+    if given == set(SPLITS):
+        return list(pictures)
+    if given not in ({None}, {"train", "test"}):
+        found = ", ".join(sorted(split or "none" for split in given))
+        raise ValueError(
+            f"task {task}: splits {found}; allowed are none at all, train and test, or train, val "
+            "and test, the same for all pictures"
+        )
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for index, picture in enumerate(pictures):
+        if picture.split in (None, "train"):
+            by_class[picture.label].append(index)
+    wanted = 3 if given == {None} else 2
+    too_small = [
+        f"{pictures[group[0]].class_name!r}: {len(group)} different picture(s), allowed are "
+        f"{wanted} or more"
+        for _, group in sorted(by_class.items())
+        if len(group) < wanted
+    ]
+    report_all(f"task {task}: classes too small to be split", too_small)
+    split_of: dict[int, str] = {}
+    for group in by_class.values():
+        order = sorted(group, key=lambda i: dealing_order(pictures[i].digest, seed))
+        n_train, n_val = counts_of(len(order), shares, given == {None})
+        dealt = ["train"] * n_train + ["val"] * n_val + ["test"] * (len(order) - n_train - n_val)
+        split_of |= dict(zip(order, dealt, strict=True))
+    return [
+        replace(picture, split=split_of.get(index, picture.split))
+        for index, picture in enumerate(pictures)
+    ]
+
+
+def dealing_order(digest: str, seed: int) -> str:
+    """Return the key by which the pictures of a class are dealt: SHA-256 of seed and content.
+
+    It depends on neither names, nor the order of files, nor the machine, and a new picture moves
+    few of the others.
+    """
+    return hashlib.sha256(f"{seed} {digest}".encode()).hexdigest()
+
+
+def counts_of(count: int, shares: Shares, with_test: bool = True) -> tuple[int, int]:
+    """Return how many of a class's pictures are train and val; the rest, if any, are test.
+
+    train and val are rounded and test is the rest, as where CoOp's code makes a split of its own;
+    but every split gets one at least.
+    """
+    if not with_test:
+        share = shares.val / (shares.train + shares.val)
+        n_val = min(max(1, round(count * share)), count - 1)
+        return count - n_val, n_val
+    assert count >= 3, "a class of two cannot be in three splits"
+    n_val = min(max(1, round(count * shares.val)), count - 2)
+    return min(max(1, round(count * shares.train)), count - n_val - 1), n_val

@@ -1,0 +1,1 @@
+"""Image features: encoded once through the frozen image tower and cached."""

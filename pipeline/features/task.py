@@ -1,0 +1,128 @@
+"""Image features of a task, encoded once through the frozen image tower.
+
+Shapes: N encoded images, T training images that shots are drawn from, V views, E joint embedding
+width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.core.config import Config
+from pipeline.features.pixels import TaskPictures
+
+SPLITS = ("train", "val", "test")
+MOST_WORKERS = 16
+"""Of `workers: auto`; every worker holds two batches of pictures."""
+
+
+class FeaturesConfig(Config):
+    """How images become features."""
+
+    views: int = Field(ge=0)
+    """Random crops cached for every training image, beside its plain view."""
+    crop_scale: tuple[float, float]
+    """Area of a random crop, relative to the image."""
+    flip: bool
+    """Whether crops are mirrored at random."""
+    batch_size: int = Field(ge=1)
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"]
+    """Processes that decode images; `auto` is one per core, at most `MOST_WORKERS`."""
+    seed: int = Field(ge=0)
+    on_bad_image: Literal["strict", "lenient"] = "strict"
+    """Whether images that cannot be read are errors, all in one, or left out and listed."""
+
+    @property
+    def n_workers(self) -> int:
+        """How many processes decode images."""
+        if self.workers == "auto":
+            return min(os.cpu_count() or 1, MOST_WORKERS)
+        return self.workers
+
+
+@dataclass(frozen=True)
+class TaskFeatures:
+    """Everything a fit or a measurement needs to know about a task's images.
+
+    Attributes:
+        name: of the task.
+        template: the zero-shot caption, for instance "a photo of a {}."
+        class_names: in label order.
+        domains: in the order of `domain_N`.
+        features_NE: unit features of the images that are encoded: all of validation and test, and
+            the training images that some draw gives.
+        row_N, label_N, split_N, domain_N: int64; `row_N` is the row of the manifest, `split_N`
+            indexes `SPLITS`.
+        views_NVE: unit features of the encoded training images alone, in order, plain view first.
+        train_label_T: int64, of all training images, encoded or not: shots are drawn from them.
+        train_index_T: int64, where each of them stands in `views_NVE`; -1: it is not encoded.
+        fingerprint: of the backbone that made the features.
+        data_hash: SHA-256 of the manifest.
+        skipped: paths and reasons of images that cannot be read and take part in nothing.
+        pictures: what the features were made of; only where prompts stand in the image tower.
+    """
+
+    name: str
+    template: str
+    class_names: tuple[str, ...]
+    domains: tuple[str, ...]
+    features_NE: Tensor
+    row_N: Tensor
+    label_N: Tensor
+    split_N: Tensor
+    domain_N: Tensor
+    views_NVE: Tensor
+    train_label_T: Tensor
+    train_index_T: Tensor
+    fingerprint: str
+    data_hash: str
+    skipped: tuple[str, ...] = ()
+    pictures: TaskPictures | None = None
+
+    @property
+    def shot_domains(self) -> list[str]:
+        """The domains that (encoded) training images come from; the others are held out."""
+        train = self.domain_N[self.split_N == SPLITS.index("train")]
+        return [self.domains[index] for index in sorted(set(train.tolist()))]
+
+    @property
+    def training_labels(self) -> list[int]:
+        """The labels of all training images, encoded or not, in order."""
+        labels: list[int] = self.train_label_T.tolist()
+        return labels
+
+    def select(
+        self, split: str, classes: Sequence[int], domains: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Return features `[n, E]` and labels, renumbered by position in `classes`."""
+        row_n, label_n = self.rows(split, classes, domains)
+        return self.features_NE[row_n], label_n
+
+    def rows(
+        self, split: str, classes: Sequence[int], domains: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the positions of images, and labels by position in `classes`; both `[n]`."""
+        wanted = torch.tensor([self.domains.index(domain) for domain in domains])
+        mask_N = (self.split_N == SPLITS.index(split)) & torch.isin(self.domain_N, wanted)
+        keep, label_n = renumber(self.label_N[mask_N], classes)
+        return mask_N.nonzero()[:, 0][keep], label_n
+
+    def training_rows(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return positions `[n]` in `views_NVE`, and labels `[n]` by position in `classes`."""
+        keep, label_n = renumber(self.label_N[self.split_N == SPLITS.index("train")], classes)
+        return keep.nonzero()[:, 0], label_n
+
+
+def renumber(label_N: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return which labels are among `classes`, `[N]`, and those as positions in it, `[n]`."""
+    position = torch.full((max([-1, *classes, *label_N.tolist()]) + 1,), -1)
+    position[torch.tensor(classes, dtype=torch.long)] = torch.arange(len(classes))
+    renumbered_N = position[label_N]
+    return renumbered_N >= 0, renumbered_N[renumbered_N >= 0]

@@ -1,0 +1,267 @@
+"""The prompts: context_MD = quantize(reparameterize(init_MD)), one family for all methods.
+
+    method                rank   bits   residual
+    zero-shot CLIP        0      -      -          arXiv 2103.00020
+    CoOp                  full   16     -          arXiv 2109.01134
+    RLP                   R      16     -          arXiv 2312.10813
+    Residual              full   16     H          arXiv 2305.03937
+    QCoOp                 full   1..8   -          arXiv 2407.10704
+    low-rank quantized    R      1..8   -, or H    ours
+    MaPLe, QMaPLe         full   16, 4  -          arXiv 2210.03117, with depth J: coupled.py
+
+The axes are free of each other; the named points are in params.yaml.
+
+Shapes: M context tokens, D text width, R rank, W image width, J prompted layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.core.config import Config
+from pipeline.prompts.coupling import Inputs, couple, start_coupling
+from pipeline.prompts.quantizer import Bits, Quantizer, QuantizerConfig, quantized_bytes
+from pipeline.prompts.residual import Residual, ResidualConfig
+from pipeline.prompts.stored import StoredPrompt, StoredTensor
+
+Rank = Literal["full"] | Annotated[int, Field(ge=0)]
+
+
+class LowRankConfig(Config):
+    """How the left factor U of `init + U V` starts, trains and is stored. V starts at zero."""
+
+    left_init: Literal["normal", "orthogonal"] = "normal"
+    """Independent entries of variance 1 / R, or orthogonal columns of the same mean square."""
+    left_scale: float = Field(default=1.0, gt=0)
+    """Factor on the start of U. The steps of V grow with its square."""
+    left_lr: float = Field(default=1.0, ge=0)
+    """Learning rate of U, as a multiple of V's; 0 keeps its random start."""
+    left_bits: Bits | Literal["auto"] = "auto"
+    """Bits of U; `auto` is those of V, unless codes and codebook would be larger than U itself."""
+
+
+class PromptConfig(Config):
+    """One point of the family."""
+
+    init: str = Field(min_length=1)
+    """Words whose embeddings start the context, for instance "a photo of a"."""
+    rank: Rank
+    """Of what is added to the template: full, or 1, 2, ...; 0 adds nothing (zero-shot)."""
+    bits: Bits
+    n_ctx: int = Field(ge=1)
+    depth: int = Field(default=0, ge=0)
+    """Layers of both towers that read prompts of their own (MaPLe); 0: the text's input alone."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the update's entries that a training step leaves out (RLP)."""
+    noise_std: float = Field(default=0.0, ge=0)
+    """Gaussian noise on the context while training (the control of QPrompt)."""
+    low_rank: LowRankConfig = LowRankConfig()
+    residual: ResidualConfig = ResidualConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+
+    def infeasible(self) -> str | None:
+        """Return why this point does not exist, or None."""
+        if self.rank != "full" and self.rank > self.n_ctx:
+            return f"rank {self.rank} with n_ctx {self.n_ctx}: allowed are 0 to n_ctx, or full"
+        if self.rank == 0 and self.residual.hidden:
+            return f"residual.hidden {self.residual.hidden} with rank 0: there is nothing to train"
+        if self.depth and (self.rank != "full" or self.residual.hidden):
+            return f"depth {self.depth}: allowed with rank full and residual.hidden 0"
+        return None
+
+
+def low_rank_context(init_MD: Tensor, left_MR: Tensor, right_RD: Tensor) -> Tensor:
+    """Add a low-rank update to a frozen context.
+
+    context = init + U V   (RLP, arXiv 2312.10813; U = left, V = right)
+
+    Args:
+        init_MD: `[M, D]` word embeddings of the template, never trained.
+        left_MR: `[M, R]` factor.
+        right_RD: `[R, D]` factor.
+
+    Returns:
+        `[M, D]`; differs from `init_MD` by a matrix of rank at most R.
+
+    Raises:
+        ValueError: if R is 0 or larger than min(M, D).
+    """
+    rank, allowed = left_MR.shape[1], min(init_MD.shape)
+    if not 1 <= rank <= allowed:
+        raise ValueError(f"rank {rank}: allowed are 1 to min(n_ctx, width) = {allowed}")
+    return init_MD + left_MR @ right_RD
+
+
+def init_tokens(words: list[int], n_ctx: int) -> list[int]:
+    """Fit the token ids of the template's words to M tokens.
+
+    The last word stays next to the name: a short context keeps the end of the template, a
+    long one repeats it from the front. Nothing is drawn, so the template's text alone
+    reproduces the start and it costs no storage.
+    """
+    repeats = -(-n_ctx // len(words))
+    return (words * repeats)[-n_ctx:]
+
+
+def start_left(config: LowRankConfig, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Draw the left factor `[M, R]`; the mean square of its rows is `left_scale` squared."""
+    left_MR = torch.randn(*shape, generator=generator)
+    if config.left_init == "orthogonal":
+        left_MR = torch.linalg.qr(left_MR).Q * math.sqrt(shape[0])
+    return left_MR * (config.left_scale / math.sqrt(shape[1]))
+
+
+def merge(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
+    """Return the plain context `[M, D]` of a prompt's factors; none add nothing."""
+    if not values:
+        return init_MD
+    if "context_MD" in values:
+        return values["context_MD"]
+    return low_rank_context(init_MD, values["left_MR"], values["right_RD"])
+
+
+def plain_context(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
+    """Return the context `[M, D]` of a prompt that is nothing more than its context.
+
+    Raises:
+        ValueError: if the prompt is coupled to the image tower.
+    """
+    if "coupling_JWD" in values:
+        raise ValueError(
+            f"a prompt of {', '.join(values)} has no plain context: it goes into both towers"
+        )
+    return merge(init_MD, values)
+
+
+class Prompt(nn.Module):
+    """A trainable context: full or low rank, residual or plain, quantized or not.
+
+    Only the parameters of the reparameterization train: M D of them (full), R (M + D), or none,
+    and those of the residual network. A low-rank prompt starts exactly at the template, since its
+    right factor starts at zero.
+    """
+
+    init_MD: Tensor
+
+    def __init__(
+        self, config: PromptConfig, init_MD: Tensor, seed: int, vision_width: int = 0
+    ) -> None:
+        """Build the prompt at its start.
+
+        Args:
+            config: the point of the family.
+            init_MD: `[M, D]` embeddings of the template's tokens.
+            seed: of all that is drawn: left factor, deep prompts, networks, dropout, noise.
+            vision_width: W, of the image tower; needed if `config.depth`.
+
+        Raises:
+            ValueError: if the rank does not fit M and D.
+        """
+        super().__init__()
+        self.config, self.seed = config, seed
+        self.register_buffer("init_MD", init_MD.detach().clone())
+        self.factors = nn.ParameterDict()
+        self.residuals, self.quantizers = nn.ModuleDict(), nn.ModuleDict()
+        self.draws = 0
+        self._start(torch.Generator().manual_seed(seed), vision_width)
+        merge(self.init_MD, dict(self.factors))  # a rank that does not fit is an error now
+
+    def _start(self, generator: torch.Generator, vision_width: int) -> None:
+        config, init_MD, wide = self.config, self.init_MD, "context_MD"
+        anchor_MD = torch.zeros_like(init_MD)
+        if config.rank == "full":
+            self.factors[wide] = nn.Parameter(init_MD.clone())
+        elif config.rank:
+            left_MR = start_left(config.low_rank, (len(init_MD), config.rank), generator)
+            wide, anchor_MD = "right_RD", init_MD[-config.rank :]
+            self.factors["left_MR"] = nn.Parameter(left_MR.to(init_MD))
+            self.factors[wide] = nn.Parameter(torch.zeros_like(anchor_MD))
+        if config.depth:
+            assert vision_width, "prompts of both towers need the image tower's width"
+            drawn = start_coupling(config.depth, init_MD, vision_width, generator)
+            self.factors.update({name: nn.Parameter(values) for name, values in drawn.items()})
+        if config.residual.hidden:
+            self.residuals[wide] = Residual(config.residual, anchor_MD, generator)
+        for name, factor in self.factors.items():
+            if (bits := self.bits_of(name)) < 16:
+                quantizer = Quantizer(bits, config.quantizer, len(factor))
+                self.quantizers[name] = quantizer.to(init_MD.device)
+
+    def bits_of(self, name: str) -> Bits:
+        """Return the bits per stored scalar of a factor."""
+        left, bits = self.config.low_rank.left_bits, self.config.bits
+        if name != "left_MR":
+            return bits
+        if left != "auto":
+            return left
+        smaller = quantized_bytes(self.factors[name].numel(), bits) < 2 * self.factors[name].numel()
+        return bits if smaller else 16
+
+    def groups(self) -> list[dict[str, object]]:
+        """Return the parameters in the optimizer's groups, each with its share of the rate."""
+        slow = [p for name, p in self.factors.items() if name == "left_MR"]
+        rest = [p for p in self.parameters() if all(p is not other for other in slow)]
+        groups = [{"params": slow, "share": self.config.low_rank.left_lr}] if slow else []
+        return [*groups, {"params": rest, "share": 1.0}]
+
+    def folded(self) -> dict[str, Tensor]:
+        """Return the factors with what the residual network adds, which is then not needed."""
+        return {
+            name: self.residuals[name](factor) if name in self.residuals else factor
+            for name, factor in self.factors.items()
+        }
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the factors folded and quantized, as the text tower is to see them."""
+        return {
+            name: self.quantizers[name](value) if name in self.quantizers else value
+            for name, value in self.folded().items()
+        }
+
+    def inputs(self) -> Inputs:
+        """Return what the towers read; in training, with dropout and noise on the context."""
+        values = self.values()
+        context_MD = merge(self.init_MD, values)
+        return couple(self.disturb(context_MD) if self.training else context_MD, values)
+
+    def forward(self) -> Tensor:
+        """Return the context `[M, D]` that the text tower reads first."""
+        return self.inputs().context_MD
+
+    def disturb(self, context_MD: Tensor) -> Tensor:
+        """Leave out a part of the update `[M, D]` and add noise; every call draws anew."""
+        config = self.config
+        if not (config.dropout or config.noise_std):
+            return context_MD
+        self.draws += 1
+        generator = torch.Generator(context_MD.device).manual_seed(self.seed + 2**20 * self.draws)
+        if config.dropout:
+            drawn_MD = torch.rand(context_MD.shape, generator=generator, device=context_MD.device)
+            kept_MD = (drawn_MD >= config.dropout) / (1 - config.dropout)
+            context_MD = self.init_MD + kept_MD * (context_MD - self.init_MD)
+        if config.noise_std:
+            drawn_MD = torch.randn(context_MD.shape, generator=generator, device=context_MD.device)
+            context_MD = context_MD + config.noise_std * drawn_MD
+        return context_MD
+
+    @torch.no_grad()
+    def store(self) -> StoredPrompt:
+        """Return the prompt as it is stored: codes and half-precision codebooks or values.
+
+        The residual network is folded into the factor that it stands beside, and left out.
+        """
+        tensors = {}
+        for name, value in self.folded().items():
+            if name in self.quantizers:
+                quantizer = self.quantizers[name]
+                assert isinstance(quantizer, Quantizer)
+                codes, codebook_GC = quantizer.codebook(value)
+                tensors[name] = StoredTensor.from_codes(codes, codebook_GC, self.bits_of(name))
+            else:
+                tensors[name] = StoredTensor.from_values(value)
+        return StoredPrompt(self.config.init, self.config.n_ctx, tensors)

@@ -1,0 +1,1 @@
+"""The report: tables, charts, sentences and pages."""

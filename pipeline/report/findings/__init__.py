@@ -1,0 +1,1 @@
+"""What the numbers say, in sentences that are computed from them."""

@@ -1,0 +1,1 @@
+"""The sweep: what is searched, and how Ray runs it."""

@@ -1,0 +1,1 @@
+"""MLflow runs of a sweep, and the tracking server."""

@@ -1,0 +1,1 @@
+"""Fitting prompts, measuring them, and refitting winners."""

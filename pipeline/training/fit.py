@@ -1,0 +1,236 @@
+"""Fit prompts: S replicas in one pass over a frozen text tower and cached image features.
+
+Shapes: S replicas, T steps, N images, B images of a batch, V views of an image, K classes,
+M context tokens, D text width, E joint embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.clip.text.huggingface import AnyNames, Tower
+from pipeline.clip.vision_tower import VisionTower
+from pipeline.core.config import Config
+from pipeline.features.pixels import encode_tokens
+from pipeline.prompts.coupling import stack
+from pipeline.prompts.prompt import Prompt, PromptConfig
+from pipeline.training.metrics import logits
+from pipeline.training.schedule import (
+    CoopConfig,
+    FastConfig,
+    Name,
+    coop_epochs,
+    coop_rates,
+    fast_rates,
+)
+
+
+class TrainConfig(Config):
+    """The optimizer (SGD; with Nesterov's momentum if `fast`) and its schedule."""
+
+    schedule: Name
+    """`fast`, or `coop`: the papers' own, which takes many times longer."""
+    lr: float = Field(gt=0)
+    """Peak learning rate in CoOp's terms; `fast` takes larger steps, fewer of them."""
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    precision: Literal["float32", "bfloat16"]
+    """Of the matrix products in the text tower; everything else stays in float32."""
+    kg_weight: float = Field(default=0.0, ge=0)
+    """Pull of the class embeddings to those of the template (KgCoOp's lambda; the paper's is 8)."""
+    rounds: int = Field(ge=1)
+    """How often a fit measures and reports; its steps are divided over the rounds."""
+    fast: FastConfig
+    coop: CoopConfig
+
+    @model_validator(mode="after")
+    def _enough_steps(self) -> Self:
+        fewest = self.fast.min_steps
+        if self.schedule == "coop":
+            fewest = coop_epochs(self.coop, shots=1)
+        if self.rounds > fewest:
+            raise ValueError(f"rounds must be at most {fewest}: a fit may have as few steps")
+        return self
+
+    def rates(self, lr: float, n_images: int, shots: int, prompt: PromptConfig) -> list[float]:
+        """Return the learning rate of every step of a prompt's fit with peak `lr`."""
+        rates = coop_rates(self.coop, lr, n_images, shots)
+        if self.schedule == "coop":
+            return rates
+        boost = self.fast.boost.low_rank
+        if prompt.bits < 16 and prompt.quantizer.mode == "qat":
+            boost = self.fast.boost.quantized
+        elif prompt.rank == "full":
+            boost = self.fast.boost.full
+        return fast_rates(self.fast, rates, boost)
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One prompt that trains beside others, with its own learning rate and data order."""
+
+    prompt: Prompt
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What S replicas train on.
+
+    Attributes:
+        views_XVE: unit image features of all candidate images, one per cached view; with
+            `vision`, what enters the first prompted layer, `[X, V, L, W]`.
+        label_X: their labels, 0 to K - 1.
+        index_SN: the images that each replica was dealt.
+        names: the K class names.
+        logit_scale: the backbone's.
+        shots: images per class that were asked for.
+        template_KE: unit class embeddings of the template, which KgCoOp pulls to; else None.
+        vision: the image tower, if prompts stand in it; else None.
+    """
+
+    views_XVE: Tensor
+    label_X: Tensor
+    index_SN: Tensor
+    names: AnyNames
+    logit_scale: float
+    shots: int
+    template_KE: Tensor | None = None
+    vision: VisionTower | None = None
+
+
+class PromptFit:
+    """The training of S prompts on one task, advanced a round at a time.
+
+    Replicas do not see each other: each has its own images, order, views, learning rate and
+    reparameterization, and gets the result that it would get alone, up to rounding.
+    """
+
+    def __init__(
+        self, tower: Tower, data: TrainingSet, replicas: Sequence[Replica], config: TrainConfig
+    ) -> None:
+        """Prepare the optimizer; nothing is trained yet."""
+        self.tower, self.data, self.replicas, self.config = tower, data, replicas, config
+        self.device = data.views_XVE.device
+        n_images = data.index_SN.shape[1]
+        rates_ST = [config.rates(r.lr, n_images, data.shots, r.prompt.config) for r in replicas]
+        self.n_steps = len(rates_ST[0])
+        if not any(list(r.prompt.parameters()) for r in replicas):
+            self.n_steps = config.rounds  # nothing learns: a step a round, for its loss
+        self.round = self.step = 0
+        self.orders = [self._batches(index_N, r.seed) for index_N, r in self._dealt()]
+        groups = [
+            {**group, "rates_T": rates_T}
+            for replica, rates_T in zip(replicas, rates_ST, strict=True)
+            for group in replica.prompt.groups()
+        ]
+        self.optimizer = torch.optim.SGD(
+            groups,
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.schedule == "fast" and config.momentum > 0,
+            weight_decay=config.weight_decay,
+        )
+
+    def run_round(self) -> list[float]:
+        """Train one round and return each replica's mean loss.
+
+        Nothing in a step waits for the device: batches are drawn and moved before the round,
+        losses are read after it.
+
+        Raises:
+            ArithmeticError: if a loss, or what was learned, is not finite.
+        """
+        self.round += 1
+        last = self.n_steps * self.round // self.config.rounds
+        row_TSB, view_TSB = self._draw(last - self.step)
+        total_S = torch.zeros(len(self.replicas), device=self.device)
+        for replica in self.replicas:
+            replica.prompt.train()
+        for row_SB, view_SB in zip(row_TSB, view_TSB, strict=True):
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["share"] * group["rates_T"][self.step]
+            loss_S = self._losses(row_SB, view_SB)
+            self.optimizer.zero_grad()
+            if loss_S.requires_grad:  # rank 0 has nothing to train
+                loss_S.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+            self.optimizer.step()
+            total_S += loss_S.detach()
+            self.step += 1
+        losses = (total_S / len(row_TSB)).tolist()
+        if not all(math.isfinite(loss) for loss in losses):
+            raise ArithmeticError(f"the loss is not finite: {losses}")
+        for replica in self.replicas:
+            for name, value in replica.prompt.named_parameters():
+                if not value.isfinite().all():
+                    raise ArithmeticError(
+                        f"the prompt is not finite: {name} of seed {replica.seed}"
+                    )
+        return losses
+
+    def contexts(self) -> Tensor:
+        """Return the current contexts, `[S, M, D]`, with gradients."""
+        return torch.stack([replica.prompt() for replica in self.replicas])
+
+    def _dealt(self) -> Iterator[tuple[Tensor, Replica]]:
+        return zip(self.data.index_SN, self.replicas, strict=True)
+
+    def _batches(self, index_N: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a replica's batches without end: image rows `[B]` and a cached view of each."""
+        generator = torch.Generator().manual_seed(seed)
+        n_views, n_images = self.data.views_XVE.shape[1], len(index_N)
+        size = n_images
+        if self.config.schedule == "coop":
+            size = min(self.config.coop.batch_size, n_images)
+        while True:
+            order_N = torch.arange(n_images)
+            if size < n_images:
+                order_N = torch.randperm(n_images, generator=generator)
+            for start in range(0, n_images - size + 1, size):
+                view_B = torch.randint(n_views, (size,), generator=generator)
+                yield index_N[order_N[start : start + size]], view_B
+
+    def _draw(self, n_steps: int) -> tuple[Tensor, Tensor]:
+        """Return image rows and views of the next steps, `[T, S, B]` each, on the device."""
+        drawn = [[next(order) for order in self.orders] for _ in range(n_steps)]
+        row_TSB, view_TSB = (
+            torch.stack([torch.stack([batch[part] for batch in step]) for step in drawn])
+            for part in (0, 1)
+        )
+        return (
+            row_TSB.to(self.device, non_blocking=True),
+            view_TSB.to(self.device, non_blocking=True),
+        )
+
+    def _losses(self, row_SB: Tensor, view_SB: Tensor) -> Tensor:
+        """Return each replica's loss, `[S]`: cross-entropy (arXiv 2109.01134, equation 3).
+
+        KgCoOp adds kg_weight * mean over classes of ||w - w_template||^2, of unit class
+        embeddings w (arXiv 2303.13283).
+        """
+        image_SBE = self.data.views_XVE[row_SB, view_SB]
+        inputs = stack([replica.prompt.inputs() for replica in self.replicas])
+        in_half = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_half):
+            class_SKE = self.tower(inputs.context_MD, self.data.names, inputs.deep_JMD)
+            if self.data.vision is not None:
+                assert inputs.vision_JMW is not None
+                image_SBE = encode_tokens(self.data.vision, image_SBE, inputs.vision_JMW)
+        class_SKE = class_SKE.float()
+        logits_SBK = logits(image_SBE, class_SKE, self.data.logit_scale)
+        label_SB = self.data.label_X[row_SB]
+        loss_SB = F.cross_entropy(logits_SBK.transpose(1, 2), label_SB, reduction="none")
+        loss_S = loss_SB.mean(dim=1)
+        if self.data.template_KE is not None:
+            away_SKE = F.normalize(class_SKE, dim=-1) - self.data.template_KE
+            loss_S = loss_S + self.config.kg_weight * away_SKE.square().sum(dim=-1).mean(dim=-1)
+        return loss_S

@@ -1,0 +1,231 @@
+"""Refit configurations and test them by a protocol, next to zero-shot CLIP.
+
+Shapes: S seeds, K classes, E joint embedding width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.core.device import usable_device
+from pipeline.features.task import TaskFeatures
+from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.stored import StoredPrompt
+from pipeline.training.fit import TrainConfig
+from pipeline.training.metrics import accuracy, harmonic_mean
+from pipeline.training.protocols import ProtocolConfig, held_out_domains, targets, trained_classes
+from pipeline.training.task_run import Point, TaskRun, TextSide, measure_prompts
+
+ZERO_SHOT = "zero_shot"
+BASE_TO_NEW = ProtocolConfig(train="base", test="halves")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One accuracy: a method, trained on a task with a seed, on one target.
+
+    Attributes:
+        method: `zero_shot`, a named method, or `coop`, `compact`, `champion` of the sweep.
+        source: the task that was trained on.
+        shots: images per class; 0 for zero-shot.
+        seed: of the shots, the start and the data order; None for zero-shot.
+        target: the task that is tested.
+        side: of its classes: base, new or all.
+        domain: of its images: `shots`, `held-out`, or a name.
+        accuracy: in [0, 1], on test images.
+        size_bytes: learned state of the prompt.
+        n_parameters: trained scalars.
+        seconds: of training, per prompt.
+    """
+
+    method: str
+    source: str
+    shots: int
+    seed: int | None
+    target: str
+    side: str
+    domain: str
+    accuracy: float
+    size_bytes: int
+    n_parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TestRow:
+    """One method on one task with one seed, base to new; accuracies in [0, 1], on test images.
+
+    Attributes:
+        method: `zero_shot`, a named method, or `coop`, `compact`, `champion` of the sweep.
+        task: its name.
+        seed: of the shots, the start and the data order; None for zero-shot.
+        base: accuracy among the base classes, in the styles that the shots come from.
+        new: accuracy among the new classes, in the same styles.
+        harmonic_mean: of the two.
+        held_out_base: accuracy among the base classes in the held-out styles; None without any.
+        held_out_new: accuracy among the new classes in the held-out styles; None without any.
+        size_bytes: learned state of the prompt.
+        n_parameters: trained scalars.
+        seconds: of training, per prompt.
+    """
+
+    __test__ = False  # the name starts like a test's
+
+    method: str
+    task: str
+    seed: int | None
+    base: float
+    new: float
+    harmonic_mean: float
+    held_out_base: float | None
+    held_out_new: float | None
+    size_bytes: int
+    n_parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One configuration to refit on one task, once for every seed."""
+
+    method: str
+    task: str
+    shots: int
+    prompt: PromptConfig
+    train: TrainConfig
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What all refits share; `gpus` is the share of a GPU that a worker is given."""
+
+    text: TextSide
+    tasks: dict[str, TaskFeatures]
+    protocol: ProtocolConfig
+    gpus: float = 0
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What readers of a task's results must know of its images.
+
+    Attributes:
+        shot_domains: those that training images come from, and the plain test too.
+        held_out_domains: those of test images alone.
+        fewest, most: training images of the smallest and of the largest class.
+    """
+
+    shot_domains: list[str]
+    held_out_domains: list[str]
+    fewest: int
+    most: int
+
+
+def describe_data(features: TaskFeatures) -> TaskData:
+    """Return what a task's images are."""
+    counts = Counter(features.training_labels).values()
+    return TaskData(features.shot_domains, held_out_domains(features), min(counts), max(counts))
+
+
+def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredPrompt]]:
+    """Train one configuration on a task, every seed, and test the stored prompts."""
+    job.text.to(usable_device(job.gpus))
+    features = job.tasks[fit.task]
+    start = time.perf_counter()
+    points = [Point(fit.prompt, fit.train.lr, seed) for seed in fit.seeds]
+    classes = trained_classes(job.protocol, features)
+    run = TaskRun(job.text, features, points, fit.train, classes, fit.shots)
+    for _ in range(fit.train.rounds):
+        run.fit.run_round()
+    seconds = (time.perf_counter() - start) / len(fit.seeds)
+    prompts = run.stored()
+    n_parameters = sum(p.numel() for p in run.replicas[0].prompt.parameters())
+    found = []
+    for target in targets(job.protocol, fit.task, job.tasks):
+        reached = measure_prompts(
+            job.text, job.tasks[target.task], prompts, "test", target.classes, target.domains
+        )
+        found += [
+            Measurement(
+                fit.method,
+                fit.task,
+                fit.shots,
+                seed,
+                target.task,
+                target.side,
+                target.domain,
+                value,
+                prompt.size_bytes,
+                n_parameters,
+                seconds,
+            )
+            for seed, value, prompt in zip(fit.seeds, reached, prompts, strict=True)
+        ]
+    return found, prompts
+
+
+def measure_zero_shot(
+    protocol: ProtocolConfig,
+    tasks: Mapping[str, TaskFeatures],
+    source: str,
+    class_embeddings: Mapping[str, Tensor],
+) -> list[Measurement]:
+    """Measure the plain captions on what prompts trained on a source are tested on.
+
+    Args:
+        protocol: which targets.
+        tasks: all tasks.
+        source: the task that others are trained on.
+        class_embeddings: `[K, E]` of the plain captions of all classes, by task.
+    """
+    found = []
+    for target in targets(protocol, source, tasks):
+        features, class_KE = tasks[target.task], class_embeddings[target.task]
+        image_NE, label_N = features.select("test", target.classes, target.domains)
+        reached = accuracy(image_NE, class_KE[list(target.classes)], label_N)
+        place = (target.task, target.side, target.domain)
+        found.append(Measurement(ZERO_SHOT, source, 0, None, *place, reached, 0, 0, 0.0))
+    return found
+
+
+def zero_shot_row(features: TaskFeatures, class_embeddings_KE: Tensor) -> TestRow:
+    """Measure the task's plain caption, base to new: `class_embeddings_KE` of all its classes."""
+    name = features.name
+    own = {name: features}, name, {name: class_embeddings_KE}
+    return base_to_new_rows(measure_zero_shot(BASE_TO_NEW, *own))[0]
+
+
+def base_to_new_rows(measurements: Sequence[Measurement]) -> list[TestRow]:
+    """Gather the measurements of base and new classes, one row per method, task and seed."""
+    groups: dict[tuple[str, str, int | None], dict[tuple[str, str], Measurement]] = {}
+    for one in measurements:
+        group = groups.setdefault((one.method, one.source, one.seed), {})
+        group[one.side, one.domain] = one
+    rows = []
+    for (method, task, seed), group in groups.items():
+        base, new = (group[side, "shots"].accuracy for side in ("base", "new"))
+        far = [group.get((side, "held-out")) for side in ("base", "new")]
+        far_base, far_new = (one.accuracy if one else None for one in far)
+        any_one = group["base", "shots"]
+        rows.append(
+            TestRow(
+                method,
+                task,
+                seed,
+                base,
+                new,
+                harmonic_mean(base, new),
+                far_base,
+                far_new,
+                any_one.size_bytes,
+                any_one.n_parameters,
+                any_one.seconds,
+            )
+        )
+    return rows
