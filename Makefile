@@ -46,6 +46,7 @@ lint: $(READY) ## check style and types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) lint-imports
 
 check: lint test ## everything that CI checks
 

@@ -20,7 +20,8 @@ from rich.table import Table
 from bench import memory, overhead, text_path, towers, trial
 from pipeline.clip.backbone import load_backbone
 from pipeline.clip.config import BackboneConfig
-from pipeline.core import artifacts
+from pipeline.core import paths
+from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
 from pipeline.sweep.ray_cluster import ALLOCATOR
 
@@ -73,7 +74,7 @@ def flops_results() -> dict[str, float]:
 def replica_results() -> dict[str, float]:
     """(d) how much cheaper a replica is beside others."""
     embedded = load_backbone(
-        BackboneConfig(name=str(artifacts.BACKBONE), pretrained=None, device="cpu")
+        BackboneConfig(name=str(paths.BACKBONE), pretrained=None, device="cpu")
     )
     found = {
         "embedded_k10": text_path.replicas(embedded.text, towers.imagenet_names(10), 4),
@@ -140,7 +141,7 @@ def main() -> None:
     for found in chosen(parts):
         results |= found
     if parts == list(PARTS):
-        artifacts.save_json(RESULTS, results)
+        save_json(RESULTS, results)
         console.print(f"\nwritten: {RESULTS}")
 
 

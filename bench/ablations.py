@@ -22,15 +22,17 @@ from typing import Any, Literal
 
 from bench.units import Results, measure_missing, parser
 from pipeline.clip.backbone import load_backbone
-from pipeline.core import artifacts
+from pipeline.clip.encoders import TextSide
+from pipeline.core import paths
 from pipeline.core.provenance import value_hash
 from pipeline.data.manifest import load_manifest
 from pipeline.data.sampling import split_base_new
+from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
 from pipeline.features.task import TaskFeatures
 from pipeline.params import apply_settings, load_params
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.task_run import Point, TaskRun, TextSide
+from pipeline.training.task_run import Point, TaskRun
 
 RESULTS = Path("bench/ablations.json")
 SEEDS = (1, 2, 3, 4, 5)
@@ -209,10 +211,10 @@ def chosen_settings(results: Results) -> dict[str, Settings]:
 def load_task(task: str, deep: bool) -> tuple[TaskFeatures, TextSide]:
     """Load a task's features, pictures if prompts are deep, and towers, once per process."""
     params = load_params()
-    features = artifacts.load_features(artifacts.features_path(task))
+    features = load_features(paths.features_path(task))
     backbone = load_backbone(params.backbone.on_cpu())
     if deep:
-        manifest = load_manifest(artifacts.manifest_path(task), root=params.prepare.root)
+        manifest = load_manifest(paths.manifest_path(task), root=params.prepare.root)
         alone = params.features.model_copy(update={"workers": 0})  # a worker has no workers
         features = with_pictures(features, backbone, manifest, alone)
     return features, backbone.text_side(params.prompt.init, features.class_names, deep)

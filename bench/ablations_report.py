@@ -25,7 +25,7 @@ from bench.ablations import (
     swept_settings,
 )
 from bench.units import Results
-from pipeline.core.artifacts import write_atomic
+from pipeline.core.files import write_atomic
 from pipeline.params import load_params
 from pipeline.training.metrics import harmonic_mean
 

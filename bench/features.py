@@ -31,7 +31,7 @@ from PIL import Image
 from bench.timing import in_turn
 from bench.towers import vit_b_16
 from pipeline.clip.backbone import Backbone, build_clip, wrap_model
-from pipeline.core import artifacts
+from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
 from pipeline.data.manifest import Manifest
 from pipeline.features.extract import encode_task
@@ -180,7 +180,7 @@ def main() -> None:
         results |= memory()
     print(json.dumps(results, indent=1))
     if options.part == "all":
-        artifacts.save_json(RESULTS, results)
+        save_json(RESULTS, results)
         print(f"written: {RESULTS}")
 
 

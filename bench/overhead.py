@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from pipeline.clip.backbone import load_backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
+from pipeline.features.files import load_features
 from pipeline.params import apply_settings, expand, load_params
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import cluster
-from pipeline.sweep.selection import TrialRecord
 from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob
+from pipeline.training.records import TrialRecord
 from pipeline.training.trial import Trial
 
 N_TRIALS, N_WORKERS = 8, 2
@@ -28,7 +29,7 @@ N_TRIALS, N_WORKERS = 8, 2
 def load_job() -> SweepJob:
     """Return the project's own sweep, with few trials."""
     params = load_params()
-    tasks = [artifacts.load_features(artifacts.features_path(task)) for task in params.sweep.tasks]
+    tasks = [load_features(paths.features_path(task)) for task in params.sweep.tasks]
     names = [name for task in tasks for name in task.class_names]
     text = load_backbone(params.backbone.on_cpu()).text_side(params.prompt.init, names)
     sweep = params.sweep.model_copy(update={"n_trials": N_TRIALS, "cpus_per_trial": 1})

@@ -29,17 +29,17 @@ from rich.console import Console
 from rich.table import Table
 
 import stages.sweep
-from pipeline.core import artifacts
+from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
 from pipeline.params import Params, apply_settings, expand, load_params
 from pipeline.prompts.prompt import PromptConfig
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import cluster
-from pipeline.sweep.selection import TrialRecord
 from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob, TrialActor
 from pipeline.tracking.recorder import Tally
 from pipeline.training.fit import TrainConfig
+from pipeline.training.records import TrialRecord
 
 RESULTS = Path("bench/scale.json")
 TASKS = 7
@@ -223,7 +223,7 @@ def main() -> None:
         if "growth" in name or "seconds" in name or name == "study_bytes":
             console.print(f"{name}: {value:,.2f}")
     if n_trials >= 5000:
-        artifacts.save_json(RESULTS, results)
+        save_json(RESULTS, results)
         console.print(f"written: {RESULTS}")
 
 

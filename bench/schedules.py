@@ -17,8 +17,9 @@ from typing import Any
 
 from bench.units import measure_missing, parser
 from pipeline.clip.backbone import load_backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.data.sampling import split_base_new
+from pipeline.features.files import load_features
 from pipeline.params import apply_settings, load_params
 from pipeline.training.task_run import Point, TaskRun
 
@@ -71,7 +72,7 @@ def measure_unit(unit: Unit) -> dict[str, Any]:
     """Train one unit; return the accuracies of every seed after every round."""
     params = load_params()
     prompt, train = apply_settings(params, settings_of(unit))
-    features = artifacts.load_features(artifacts.features_path(unit.task))
+    features = load_features(paths.features_path(unit.task))
     text = load_backbone(params.backbone.on_cpu()).text_side(prompt.init, features.class_names)
     halves = split_base_new(range(len(features.class_names)))
     points = [Point(prompt, train.lr, seed) for seed in SEEDS]

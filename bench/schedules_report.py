@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 from bench.schedules import METHODS, SEEDS, SHOTS, STRIDES, Unit
-from pipeline.core.artifacts import write_atomic
+from pipeline.core.files import write_atomic
 from pipeline.params import load_params
 
 PAGE, FIGURE = Path("docs/schedules.md"), Path("docs/schedules.svg")

@@ -35,7 +35,8 @@ from bench.features import draw_jpeg
 from bench.towers import vit_b_16
 from pipeline.clip.backbone import Backbone, load_backbone, save_clip
 from pipeline.clip.config import BackboneConfig
-from pipeline.core import artifacts
+from pipeline.core import paths
+from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
 from pipeline.prompts.file import save_prompt
 from pipeline.prompts.prompt import Prompt, PromptConfig
@@ -198,7 +199,7 @@ def main() -> None:
     results |= {f"version_{name}": found for name, found in versions().items()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        names = {"embedded": str(artifacts.BACKBONE.resolve()), "vitb16": str(folder / "vit")}
+        names = {"embedded": str(paths.BACKBONE.resolve()), "vitb16": str(folder / "vit")}
         if options.only != "embedded":
             model_config = open_clip.get_model_config("ViT-B-16")
             assert model_config is not None
@@ -210,7 +211,7 @@ def main() -> None:
                 results |= {f"{key}_{case}": value for key, value in found.items()}
     print(json.dumps(results, indent=1))
     if options.only is None:
-        artifacts.save_json(RESULTS, results)
+        save_json(RESULTS, results)
         print(f"written: {RESULTS}")
 
 

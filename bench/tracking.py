@@ -24,15 +24,15 @@ from pathlib import Path
 from rich.console import Console
 from sqlalchemy import create_engine, text
 
-from pipeline.core import artifacts
+from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
-from pipeline.sweep.selection import TrialRecord
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.postgres import own_cluster
 from pipeline.tracking.recorder import Tally, sweep_log
 from pipeline.tracking.server import serve, wait_for
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_metrics
+from pipeline.training.records import TrialRecord
 
 RESULTS = Path("bench/tracking.json")
 STORES = ("sqlite", "server_sqlite", "server_postgresql")
@@ -165,7 +165,7 @@ def main() -> None:
         console.print(kind, {key: round(value, 3) for key, value in found.items()})
         results |= {f"{kind}_{key}": value for key, value in found.items()}
     if not options.stores:
-        artifacts.save_json(RESULTS, results)
+        save_json(RESULTS, results)
         console.print(f"written: {RESULTS}")
 
 

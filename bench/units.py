@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from pipeline.core import artifacts
+from pipeline.core.files import save_json
 
 T = TypeVar("T")
 Results = dict[str, Any]
@@ -50,7 +50,7 @@ def measure_missing(
         tqdm(total=len(missing), desc=path.stem, unit="unit") as bar,
     ):
         for key, result in pool.imap_unordered(partial(measured, measure), missing):
-            artifacts.save_json(path, {**load_results(path), key: result})
+            save_json(path, {**load_results(path), key: result})
             bar.update()
     return load_results(path)
 

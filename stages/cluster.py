@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
 from pipeline.core.locks import exclusive
+from pipeline.core.provenance import checkout_id
 from pipeline.params import load_params
 from pipeline.sweep import launcher as remote
 from pipeline.tracking.tracker import Tracker
@@ -40,10 +41,10 @@ def main() -> None:
     if options.step in ("send", "submit"):
         params = load_params()  # a mistake in it is told here, not there
         remote.load_cluster(options.cluster)
-        with exclusive(artifacts.STATE / "sweep.lock", "another sweep"):
+        with exclusive(paths.STATE / "sweep.lock", "another sweep"):
             # The head goes on with copies of these: made here, they name this checkout.
-            artifacts.checkout_id()
-            Tracker(params.tracking, artifacts.STATE)
+            checkout_id()
+            Tracker(params.tracking, paths.STATE)
             if options.step == "send":
                 remote.send(options.cluster)
             else:

@@ -8,25 +8,26 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.clip.backbone import Backbone, load_backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
+from pipeline.core.files import clear_folder, load_json, save_json, write_atomic
 from pipeline.core.provenance import git_commit, value_hash, versions
 from pipeline.data.manifest import load_manifest
+from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
 from pipeline.params import Params, apply_settings, load_params
 from pipeline.prompts.file import save_prompt
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.sweep.ray_cluster import check_resources, cluster, map_parallel
-from pipeline.sweep.selection import TrialRecord
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.plan import Configuration, front, plan_fits
 from pipeline.training.protocols import trained_tasks
+from pipeline.training.records import Measurement, TrialRecord
 from pipeline.training.refit import (
     ZERO_SHOT,
     EvaluationJob,
     Fit,
-    Measurement,
     describe_data,
     measure_zero_shot,
     refit,
@@ -41,7 +42,7 @@ def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
         ValueError: if a cache file is damaged, a task has no images to test on, or one that is to
             be trained has none to train on.
     """
-    tasks = {t: artifacts.load_features(artifacts.features_path(t)) for t in params.tasks}
+    tasks = {t: load_features(paths.features_path(t)) for t in params.tasks}
     trained = trained_tasks(params.protocols[params.protocol], params.tasks)
     check_splits([tasks[task] for task in trained], ("train",))
     check_splits(list(tasks.values()), ("test",))
@@ -50,7 +51,7 @@ def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
     text.check_depth(depth)
     if depth:
         manifests = {
-            task: load_manifest(artifacts.manifest_path(task), root=params.prepare.root)
+            task: load_manifest(paths.manifest_path(task), root=params.prepare.root)
             for task in tasks
         }
         tasks = {
@@ -65,9 +66,9 @@ def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    tracker = Tracker(params.tracking, artifacts.STATE)
+    tracker = Tracker(params.tracking, paths.STATE)
     backbone = load_backbone(params.backbone.on_cpu())
-    chosen = artifacts.load_json(artifacts.WINNERS)
+    chosen = load_json(paths.WINNERS)
     configs = configurations(params, chosen)
     members = front(chosen, params.evaluate.pareto)
     extra = {
@@ -89,7 +90,7 @@ def main() -> None:
     ]
     shots = job.protocol.shots or [params.sweep.shots]
     planned = plan_fits(configs, trained, shots, params.evaluate.seeds, extra)
-    artifacts.clear_folder(artifacts.EVALUATION)
+    clear_folder(paths.EVALUATION)
     resources = params.sweep.cpus_per_trial, params.sweep.gpus_per_trial
     fits = [one.fit for one in planned]
     with cluster(), tqdm(total=len(fits), desc="evaluate", unit="fit") as bar:
@@ -110,8 +111,8 @@ def main() -> None:
         )
     )  # fmt: skip
     plain = [one for one in found if one.method not in extra]
-    artifacts.save_json(
-        artifacts.RESULTS,
+    save_json(
+        paths.RESULTS,
         {
             "study": chosen["study"],
             "winners": chosen["winners"],
@@ -188,9 +189,9 @@ def save_prompts(
             "class_names": list(job.tasks[fit.task].class_names),
             "backbone": params.backbone.model_dump(),
         }
-        path = artifacts.prompt_path(fit.method, fit.task, seed)
+        path = paths.prompt_path(fit.method, fit.task, seed)
         save = partial(save_prompt, prompt=prompt, fingerprint=backbone.fingerprint, about=about)
-        artifacts.write_atomic(path, save)
+        write_atomic(path, save)
 
 
 def scores(own: list[Measurement]) -> dict[str, float]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clip.backbone import Backbone, load_backbone
-from pipeline.core import artifacts
 from pipeline.core.errors import run_stage
+from pipeline.core.files import write_atomic
 from pipeline.params import Params, load_params
 from pipeline.prompts.file import load_prompt, packed_size, save_prompt
 from pipeline.serving.interop import check_class_names, load_coop, save_coop, save_embeddings
@@ -102,7 +102,7 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
         ValueError: if it cannot be written.
     """
     try:
-        artifacts.write_atomic(path, save)
+        write_atomic(path, save)
     except OSError as error:
         raise ValueError(f"--out {path}: cannot be written: {error.strerror}") from None
 

@@ -10,12 +10,13 @@ from itertools import chain
 from tqdm import tqdm
 
 from pipeline.clip.backbone import load_backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
 from pipeline.core.provenance import file_hash
 from pipeline.data.manifest import load_manifest
 from pipeline.data.sampling import Draws
 from pipeline.features.extract import encode_task
+from pipeline.features.files import save_features
 from pipeline.params import chosen_task, load_params
 
 
@@ -23,7 +24,7 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     task = chosen_task(params, sys.argv[1:])
-    path = artifacts.manifest_path(task)
+    path = paths.manifest_path(task)
     manifest = load_manifest(path, root=params.prepare.root)
     backbone = load_backbone(params.backbone)
     shots = {params.sweep.shots, *chain(*(p.shots or [] for p in params.protocols.values()))}
@@ -33,12 +34,12 @@ def main() -> None:
         validated=[(seed, params.sweep.shots) for seed in params.sweep.seeds],
     )
     total = manifest.n_encodings(params.features.views, draws)
-    shards = artifacts.shards_path(task)
+    shards = paths.shards_path(task)
     with tqdm(total=total, desc=task, unit="image", unit_scale=True) as bar:
         features = encode_task(
             backbone, manifest, file_hash(path), params.features, bar.update, draws, shards
         )
-    artifacts.save_features(artifacts.features_path(task), features)
+    save_features(paths.features_path(task), features)
     shutil.rmtree(shards, ignore_errors=True)
     if features.skipped:
         print(f"{task}: {len(features.skipped)} image(s) cannot be read and are left out:")

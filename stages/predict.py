@@ -15,8 +15,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.clip.backbone import load_backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
+from pipeline.core.files import write_atomic
 from pipeline.params import load_params
 from pipeline.prompts.file import load_prompt
 from pipeline.registry.registry import load_predictor
@@ -96,7 +97,7 @@ def load(options: argparse.Namespace) -> Predictor:
         task = about.get("task") if isinstance(about, dict) else None
         backbone = load_backbone(params.backbone)
         return load_prompts({str(task or options.prompt.stem): options.prompt}, backbone)
-    Tracker(params.tracking, artifacts.STATE)  # says where the registry is
+    Tracker(params.tracking, paths.STATE)  # says where the registry is
     return load_predictor(options.model or f"models:/{params.register_.name}@champion")
 
 
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 check_all_read(problems, len(paths))
 
         try:
-            artifacts.write_atomic(options.out, write)
+            write_atomic(options.out, write)
         except OSError as error:
             raise ValueError(f"--out {options.out}: cannot be written: {error.strerror}") from None
     print(f"{options.out}: {len(paths) - len(problems)} pictures, {len(names)} classes of {task}")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import asdict
 from statistics import mean
 
 import torch
@@ -11,14 +12,16 @@ from pipeline.clip.backbone import build_clip, load_backbone, save_clip
 from pipeline.clip.config import BackboneConfig
 from pipeline.clip.pretraining.card import model_card
 from pipeline.clip.pretraining.recipe import fit_clip
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
+from pipeline.core.files import write_atomic
 from pipeline.core.provenance import file_hash, versions
 from pipeline.data.datasets.emoji import build_manifest, read_drawings, read_tasks, render_drawings
 from pipeline.features.extract import encode_task
 from pipeline.params import Params, load_params
 from pipeline.sweep.ray_cluster import ALLOCATOR
-from pipeline.training.refit import TestRow, zero_shot_row
+from pipeline.training.records import TestRow
+from pipeline.training.refit import zero_shot_row
 
 RENDER_SIZE = 64
 
@@ -32,7 +35,7 @@ def main() -> None:
     params = load_params()
     config = params.pretrain
     torch.backends.cuda.enable_flash_sdp(False)  # its backward pass is slow in bf16 on CPUs
-    drawings = read_drawings(artifacts.DRAWINGS)
+    drawings = read_drawings(paths.DRAWINGS)
     drawings = drawings[drawings["style"].isin(config.styles)].reset_index(drop=True)
     drawings_N4HW = render_drawings(drawings["svg"].tolist(), RENDER_SIZE)
     torch.manual_seed(config.seed)
@@ -43,7 +46,7 @@ def main() -> None:
             losses.append(loss)
             bar.set_postfix(loss=f"{mean(losses[-50:]):.3f}", refresh=False)
             bar.update()
-    save_clip(artifacts.BACKBONE, model, config.open_clip_config())
+    save_clip(paths.BACKBONE, model, config.open_clip_config())
     write_card(params, mean(losses[-50:]))
 
 
@@ -51,21 +54,21 @@ def write_card(params: Params, loss: float) -> None:
     """Measure the saved weights and describe them beside their file."""
     card = model_card(
         params.pretrain,
-        zero_shot(params),
+        [asdict(row) for row in zero_shot(params)],
         loss,
-        file_hash(artifacts.DRAWINGS),
+        file_hash(paths.DRAWINGS),
         {package: versions()[package] for package in ("torch", "open_clip_torch")},
     )
-    artifacts.write_atomic(artifacts.MODEL_CARD, lambda path: path.write_text(card))
+    write_atomic(paths.MODEL_CARD, lambda path: path.write_text(card))
 
 
 def zero_shot(params: Params) -> list[TestRow]:
     """Measure the saved backbone on the test poses of every task, without any prompt."""
-    backbone = load_backbone(BackboneConfig(name=str(artifacts.BACKBONE), pretrained=None))
+    backbone = load_backbone(BackboneConfig(name=str(paths.BACKBONE), pretrained=None))
     emoji = params.prepare.emoji
     test_only = emoji.model_copy(update={"poses": {"train": 1, "test": emoji.poses["test"]}})
     rows = []
-    for task, drawings in tqdm(read_tasks(artifacts.DRAWINGS, emoji).items(), desc="zero-shot"):
+    for task, drawings in tqdm(read_tasks(paths.DRAWINGS, emoji).items(), desc="zero-shot"):
         manifest = build_manifest(task, drawings, test_only)
         no_views = params.features.model_copy(update={"views": 0})
         features = encode_task(backbone, manifest, "", no_views)

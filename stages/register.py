@@ -12,8 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.clip.backbone import Backbone, copy_towers, load_backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
+from pipeline.core.files import load_json, save_json
 from pipeline.params import Params, load_params
 from pipeline.registry.promotion import ALIASES
 from pipeline.registry.registry import Promotion, Registered, promote, register
@@ -21,14 +22,14 @@ from pipeline.registry.release import Release
 from pipeline.registry.version_card import licenses
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.protocols import trained_tasks
-from pipeline.training.refit import Measurement
+from pipeline.training.records import Measurement
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def is_embedded(params: Params) -> bool:
     """Return whether the backbone is the one that ships with the project."""
-    return Path(params.backbone.name).resolve() == artifacts.BACKBONE.resolve()
+    return Path(params.backbone.name).resolve() == paths.BACKBONE.resolve()
 
 
 def towers_to_copy(params: Params, backbone: Backbone, folder: Path) -> Path | None:
@@ -63,7 +64,7 @@ def releases(
             trial=member["trial"],
             score=member["score"],
             seed=seed,
-            prompts={t: artifacts.prompt_path(member["method"], t, seed) for t in trained},
+            prompts={t: paths.prompt_path(member["method"], t, seed) for t in trained},
             backbone=params.backbone,
             towers=towers,
             fingerprint=fingerprint,
@@ -79,9 +80,9 @@ def releases(
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    results = artifacts.load_json(artifacts.RESULTS)
+    results = load_json(paths.RESULTS)
     backbone = load_backbone(params.backbone.on_cpu())
-    tracker = Tracker(params.tracking, artifacts.STATE)
+    tracker = Tracker(params.tracking, paths.STATE)
     name = params.register_.name
     told = licenses(params.prepare.source, is_embedded(params), params.backbone.name)
     done: list[tuple[Release, Registered]] = []
@@ -94,8 +95,8 @@ def main() -> None:
     promotions = promote(tracker, name, candidates, params.register_.promote)
     for promotion in promotions:
         console.print(promotion_line(name, promotion))
-    artifacts.save_json(
-        artifacts.REGISTERED,
+    save_json(
+        paths.REGISTERED,
         {
             "name": name,
             "study": results["study"],

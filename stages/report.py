@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.clip.backbone import load_backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
+from pipeline.core.files import clear_folder, load_json, save_json, write_atomic
 from pipeline.data.decode import read_picture
 from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
 from pipeline.params import Params, is_method, load_params
 from pipeline.prompts.file import load_prompt
@@ -41,10 +43,11 @@ from pipeline.report.tables import (
     table_files,
 )
 from pipeline.sweep.importance import importances
-from pipeline.sweep.selection import TrialRecord, choose_champion
+from pipeline.sweep.selection import choose_champion
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.protocols import targets, trained_tasks
-from pipeline.training.refit import Measurement, TaskData
+from pipeline.training.records import Measurement, TrialRecord
+from pipeline.training.refit import TaskData
 
 console = Console(highlight=False)
 
@@ -104,9 +107,9 @@ def example_groups(params: Params) -> list[ExampleGroup]:
     chosen = params.protocols[params.protocol]
     task, seed = trained_tasks(chosen, params.tasks)[0], params.evaluate.seeds[0]
     backbone = load_backbone(params.backbone.on_cpu())
-    prompt, _ = load_prompt(artifacts.prompt_path("champion", task, seed), backbone.fingerprint)
-    manifest = load_manifest(artifacts.manifest_path(task), root=params.prepare.root)
-    features = artifacts.load_features(artifacts.features_path(task))
+    prompt, _ = load_prompt(paths.prompt_path("champion", task, seed), backbone.fingerprint)
+    manifest = load_manifest(paths.manifest_path(task), root=params.prepare.root)
+    features = load_features(paths.features_path(task))
     deep = "coupling_JWD" in prompt.tensors
     if deep:
         features = with_pictures(features, backbone, manifest, params.features)
@@ -126,8 +129,8 @@ def with_picture(one: Example, manifest: Manifest) -> Example:
     image = manifest.rows["image"].iloc[one.row]
     picture = read_picture(image["path"] if image["bytes"] is None else image["bytes"])
     one = replace(one, png=thumbnail(picture))
-    path = artifacts.FIGURES / "examples" / f"{one.row}.png"
-    artifacts.write_atomic(path, lambda temporary: temporary.write_bytes(one.png))
+    path = paths.FIGURES / "examples" / f"{one.row}.png"
+    write_atomic(path, lambda temporary: temporary.write_bytes(one.png))
     return one
 
 
@@ -136,7 +139,7 @@ def usage(params: Params) -> list[str]:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri
     parts = urlsplit(uri or "")
     address = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-    shown = address if parts.hostname else f"sqlite:///{artifacts.STATE / 'mlflow.db'}"
+    shown = address if parts.hostname else f"sqlite:///{paths.STATE / 'mlflow.db'}"
     task = trained_tasks(params.protocols[params.protocol], params.tasks)[0]
     model = f"models:/{params.register_.name}@champion"
     return [
@@ -167,11 +170,11 @@ def extras(params: Params, trials: Mapping[str, Any], tables: list[ResultTable])
 
 def save_report(report: Report) -> None:
     """Write the pages, the figures and what DVC compares."""
-    pictures = save_figures(report, artifacts.FIGURES)
-    save_text(artifacts.REPORT_TEXT, render("report.md.j2", report, pictures))
+    pictures = save_figures(report, paths.FIGURES)
+    save_text(paths.REPORT_TEXT, render("report.md.j2", report, pictures))
     page = render("report.html.j2", report, pictures, live_charts(report), script())
-    save_text(artifacts.REPORT_PAGE, page)
-    artifacts.save_json(artifacts.METRICS, metrics(report))
+    save_text(paths.REPORT_PAGE, page)
+    save_json(paths.METRICS, metrics(report))
     for name, rows in {
         "trials": trial_points(report),
         "tasks": accuracy_points(report),
@@ -179,7 +182,7 @@ def save_report(report: Report) -> None:
         "rank-bits": rank_bits_points(report),
         "importances": importance_points(report),
     }.items():
-        artifacts.save_json(artifacts.PLOTS / f"{name}.json", rows)
+        save_json(paths.PLOTS / f"{name}.json", rows)
 
 
 def result_tables(
@@ -190,7 +193,7 @@ def result_tables(
     if results["protocol"] != "base_to_new":
         return tables
     backbone = (params.backbone.name, params.backbone.pretrained)
-    notes = [artifacts.load_json(artifacts.summary_path(task)) for task in params.tasks]
+    notes = [load_json(paths.summary_path(task)) for task in params.tasks]
     comparable = params.prepare.source == "coop" and all(n.get("comparable", True) for n in notes)
     same = is_published_benchmark(params.tasks, comparable, backbone, params.sweep.shots)
     return [*tables, published_table(same)]
@@ -198,7 +201,7 @@ def result_tables(
 
 def save_text(path: Path, text: str) -> None:
     """Write UTF-8 text."""
-    artifacts.write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def result_table(report: Report) -> Table:
@@ -231,12 +234,12 @@ def for_terminal(results: ResultTable) -> Table:
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    trials, results = (artifacts.load_json(p) for p in (artifacts.TRIALS, artifacts.RESULTS))
+    trials, results = (load_json(p) for p in (paths.TRIALS, paths.RESULTS))
     found = [Measurement(**one) for one in results["measurements"]]
     tables = result_tables(params, results, found)
-    artifacts.clear_folder(artifacts.REPORT)
+    clear_folder(paths.REPORT)
     for name, text in table_files(tables, found).items():
-        save_text(artifacts.TABLES / name, text)
+        save_text(paths.TABLES / name, text)
     report = build_report(
         trials, results, protocol(params, results), extras(params, trials, tables)
     )
@@ -244,10 +247,10 @@ def main() -> None:
     for shown in [result_table(report)] if report.methods else map(for_terminal, tables):
         console.print(shown)
     console.print(f"what won: {report.headline}")
-    console.print(f"report: {artifacts.REPORT_PAGE}")
-    tracker = Tracker(params.tracking, artifacts.STATE)
+    console.print(f"report: {paths.REPORT_PAGE}")
+    tracker = Tracker(params.tracking, paths.STATE)
     run = tracker.open_run(results["study"], results["study"], {})
-    tracker.log_artifacts(run, [artifacts.REPORT])
+    tracker.log_artifacts(run, [paths.REPORT])
     tracker.close_run(run)
 
 

@@ -12,7 +12,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
 from pipeline.tracking.postgres import own_cluster
 from pipeline.tracking.server import HOST, check_database, serve, wait_for
@@ -43,7 +43,7 @@ def database() -> AbstractContextManager[str]:
     named = os.environ.get("MLFLOW_BACKEND_STORE_URI")
     if named:
         return nullcontext(check_database(named))
-    return own_cluster(Path(os.environ.get("LOQUA_POSTGRES", artifacts.STATE / "postgres")))
+    return own_cluster(Path(os.environ.get("LOQUA_POSTGRES", paths.STATE / "postgres")))
 
 
 def stop(*_: object) -> None:
@@ -54,7 +54,7 @@ def stop(*_: object) -> None:
 def main() -> None:
     """Serve until interrupted."""
     host, port = os.environ.get("MLFLOW_HOST", HOST), port_in_force()
-    files = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION", artifacts.STATE.resolve() / "served")
+    files = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION", paths.STATE.resolve() / "served")
     if not is_loopback(host):
         print(
             f"warning: {host} is more than this machine, and the server asks nobody for a name: "

@@ -3,8 +3,9 @@
 DVC runs it every time. A task is prepared anew only if what is noted of its data changes.
 """
 
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
+from pipeline.core.files import save_json
 from pipeline.data.sources import find_sources
 from pipeline.params import load_params
 
@@ -13,7 +14,7 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     for task, found in find_sources(params.prepare, params.tasks).items():
-        artifacts.save_json(artifacts.source_path(task), found)
+        save_json(paths.source_path(task), found)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.clip.backbone import load_backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.disk import check_writable
 from pipeline.core.errors import run_stage
+from pipeline.core.files import save_json
 from pipeline.core.locks import exclusive
-from pipeline.core.provenance import git_commit, value_hash, versions
+from pipeline.core.provenance import checkout_id, git_commit, value_hash, versions
 from pipeline.core.workspace import is_copy
 from pipeline.data.manifest import load_manifest
+from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
 from pipeline.params import (
     Params,
@@ -32,17 +34,12 @@ from pipeline.params import (
 )
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import check_resources, cluster, cluster_resources
-from pipeline.sweep.selection import (
-    FailedTrial,
-    TrialRecord,
-    choose_per_task,
-    choose_winners,
-    pareto_front,
-)
+from pipeline.sweep.selection import choose_per_task, choose_winners, pareto_front
 from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob
 from pipeline.tracking.recorder import Ended, SweepLog, Tally, sweep_log
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.records import FailedTrial, TrialRecord
 from pipeline.training.trial import check_splits
 from pipeline.training.validation import check_validation
 
@@ -72,7 +69,7 @@ def identify(params: Params, data_hash: str, fingerprint: str) -> Study:
         *sections, key = name.split(".")
         del reduce(getitem, sections, depends)[key]
     inputs = value_hash([depends, data_hash, fingerprint])[:12]
-    name = f"sweep-{inputs}-{artifacts.checkout_id()}"
+    name = f"sweep-{inputs}-{checkout_id()}"
     tags = {
         "git_commit": git_commit(),
         "data_hash": data_hash,
@@ -92,12 +89,12 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
         ValueError: if a cache file is damaged or stale, a class name is too long, or a task has
             no images to train on or to select with.
     """
-    tasks = [artifacts.load_features(artifacts.features_path(task)) for task in params.sweep.tasks]
+    tasks = [load_features(paths.features_path(task)) for task in params.sweep.tasks]
     backbone = load_backbone(params.backbone.on_cpu())
     for task in tasks:
         if task.fingerprint != backbone.fingerprint:
             raise ValueError(
-                f"{artifacts.features_path(task.name)}: made by another backbone "
+                f"{paths.features_path(task.name)}: made by another backbone "
                 f"than {params.backbone.name}; run `dvc repro features`"
             )
     check_splits(tasks, ("train",))
@@ -109,7 +106,7 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
     text.check_depth(depth)
     if depth:
         manifests = [
-            load_manifest(artifacts.manifest_path(task.name), root=params.prepare.root)
+            load_manifest(paths.manifest_path(task.name), root=params.prepare.root)
             for task in tasks
         ]
         tasks = [
@@ -129,18 +126,18 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     rays = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-    check_writable(artifacts.STATE, artifacts.TRIALS.parent, rays)
-    with exclusive(artifacts.STATE / "sweep.lock", "another sweep", wait=is_copy()):
+    check_writable(paths.STATE, paths.TRIALS.parent, rays)
+    with exclusive(paths.STATE / "sweep.lock", "another sweep", wait=is_copy()):
         sweep(params)
 
 
 def sweep(params: Params) -> None:
     """Go on with the study that these parameters name, to its end."""
-    tracker = Tracker(params.tracking, artifacts.STATE)
+    tracker = Tracker(params.tracking, paths.STATE)
     job, study = load_job(params)
     console.print(f"searched: {', '.join(params.sweep.space)}; every trial sets its own values")
     with sweep_log(tracker, study.name, study.tags, say) as log:
-        search = Search(artifacts.STATE / "optuna.db", study.name, params.sweep)
+        search = Search(paths.STATE / "optuna.db", study.name, params.sweep)
         log.begin(study.params, search.n_trials, ended(search))
         log.describe({name: axis.words for name, axis in params.sweep.space.items()})
         tally = Tally(params.evaluate.compact_within, 0, search.n_pruned, search.n_failed)
@@ -255,8 +252,8 @@ def save_results(
     that no other beats in score without being larger; of exact ties the earliest. It goes from
     the smallest to the best, whatever the objective was.
     """
-    artifacts.save_json(
-        artifacts.TRIALS,
+    save_json(
+        paths.TRIALS,
         {
             "study": study.name,
             "tags": study.tags,
@@ -272,8 +269,8 @@ def save_results(
 
     winners = choose_winners(records, within, is_coop)
     per_task = choose_per_task(records, within, is_coop)
-    artifacts.save_json(
-        artifacts.WINNERS,
+    save_json(
+        paths.WINNERS,
         {
             "study": study.name,
             "winners": {role: asdict(record) for role, record in winners.items()},

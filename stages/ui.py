@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.errors import run_stage
 from pipeline.params import load_params
 from pipeline.tracking.config import tracking_uri
@@ -14,7 +14,7 @@ from pipeline.tracking.tracker import make_database
 
 def main() -> None:
     """Serve until interrupted."""
-    uri = tracking_uri(load_params().tracking, artifacts.STATE)
+    uri = tracking_uri(load_params().tracking, paths.STATE)
     if uri.startswith("http"):
         print(f"runs are recorded by the server {uri}; open it in a browser")
         return

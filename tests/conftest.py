@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from pipeline.clip.backbone import Backbone, build_clip, load_backbone, save_clip
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.encoders import TextSide
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.tower import TextTower
 from pipeline.data.datasets.emoji import EmojiConfig, build_manifest, read_tasks
 from pipeline.data.manifest import Manifest
 from pipeline.features.task import FeaturesConfig, TaskFeatures
 from pipeline.training.fit import TrainConfig
-from pipeline.training.task_run import TextSide
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs

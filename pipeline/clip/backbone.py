@@ -20,13 +20,12 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.encoders import TextSide
 from pipeline.clip.fingerprint import fingerprint
 from pipeline.clip.text.huggingface import Tower, WholeTower
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.tower import BUDGET_BYTES, TextTower
 from pipeline.clip.vision_tower import VisionTower
-from pipeline.features.task import FeaturesConfig
-from pipeline.training.task_run import TextSide
 
 Transform = Callable[[Image.Image], Tensor]
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
@@ -189,19 +188,23 @@ def caption_frame(tokenizer: Any) -> Frame:
     return Frame(tuple(row[:start]), tuple(rest), pad)
 
 
-def crop_transform(backbone: Backbone, config: FeaturesConfig) -> Transform:
-    """Return the random crop of training images: CoOp's augmentation, with the config's area."""
+def crop_transform(backbone: Backbone, scale: tuple[float, float], flip: bool) -> Transform:
+    """Return CoOp's augmentation of training images: a random crop, mirrored or not.
+
+    Args:
+        backbone: gives the size and the normalization.
+        scale: smallest and largest area of a crop, relative to the image.
+        flip: whether crops are mirrored at random.
+    """
     visual = backbone.model.visual.preprocess_cfg
     steps: list[nn.Module] = [
         v2.RGB(),
-        v2.RandomResizedCrop(
-            visual["size"], config.crop_scale, interpolation=v2.InterpolationMode.BICUBIC
-        ),
+        v2.RandomResizedCrop(visual["size"], scale, interpolation=v2.InterpolationMode.BICUBIC),
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(visual["mean"], visual["std"]),
     ]
-    if config.flip:
+    if flip:
         steps.insert(2, v2.RandomHorizontalFlip())
     transform: Transform = v2.Compose(steps)
     return transform

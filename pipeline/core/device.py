@@ -18,3 +18,10 @@ def usable_device(gpus: float) -> torch.device:
     if gpus and not torch.cuda.is_available():
         log.warning("given %g of a GPU, but torch sees none; computing on the CPU", gpus)
     return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+
+
+def set_deterministic(n_threads: int | None = None) -> None:
+    """Make torch repeat its numbers on the same machine."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if n_threads:
+        torch.set_num_threads(n_threads)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from pipeline.core import paths
+from pipeline.core.files import write_atomic
 
 PACKAGES = ("torch", "open_clip_torch", "ray", "optuna", "mlflow", "dvc", "numpy")
 
@@ -41,3 +45,14 @@ def bytes_hash(data: bytes) -> str:
 def value_hash(value: Any) -> str:
     """Return the SHA-256 of a JSON value, independent of the order of keys."""
     return bytes_hash(json.dumps(value, sort_keys=True).encode())
+
+
+def checkout_id() -> str:
+    """Return what tells this copy of the project from others; made with the first sweep.
+
+    Two copies that use one tracking server are two sweeps there.
+    """
+    path = paths.STATE / "checkout.txt"
+    if not path.exists():
+        write_atomic(path, lambda temporary: temporary.write_text(secrets.token_hex(3)))
+    return path.read_text()

@@ -29,7 +29,6 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import report_all
 from pipeline.data.sampling import Draws, split_base_new
-from pipeline.features.task import SPLITS
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
@@ -42,6 +41,7 @@ SCHEMA = pa.schema(
     ]
 )
 TEST_ONLY = ("test",)
+SPLITS = ("train", "val", "test")
 ONE_DOMAIN = "all"
 """The domain of every image where nothing tells domains apart."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.core.config import Config
 from pipeline.data.datasets import coop, emoji, folder, table
 from pipeline.data.datasets.coop import CoopConfig
@@ -44,7 +44,7 @@ def find_sources(config: PrepareConfig, tasks: Sequence[str]) -> dict[str, dict[
     """
     match config.source:
         case "emoji":
-            found = emoji.find(artifacts.DRAWINGS, config.emoji, tasks)
+            found = emoji.find(paths.DRAWINGS, config.emoji, tasks)
         case "coop":
             found = coop.find(config.coop, tasks)
         case "folder":
@@ -62,7 +62,7 @@ def build_source(config: PrepareConfig, task: str) -> Manifest:
     """
     match config.source:
         case "emoji":
-            drawings = emoji.read_tasks(artifacts.DRAWINGS, config.emoji, [task])[task]
+            drawings = emoji.read_tasks(paths.DRAWINGS, config.emoji, [task])[task]
             return emoji.build_manifest(task, drawings, config.emoji)
         case "coop":
             return coop.build(config.coop, task)

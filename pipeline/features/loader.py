@@ -38,7 +38,10 @@ class Pictures(Dataset[Tensor | str]):
         """Keep what worker processes need; no weights."""
         self.images = manifest.images
         self.place_N = manifest.in_split("train").cumsum() - 1
-        self.plain, self.crop = backbone.transform, crop_transform(backbone, config)
+        self.plain, self.crop = (
+            backbone.transform,
+            crop_transform(backbone, config.crop_scale, config.flip),
+        )
         self.seed = config.seed
 
     def __getitem__(self, place: tuple[int, int]) -> Tensor | str:

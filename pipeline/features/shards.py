@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.core.artifacts import write_atomic
+from pipeline.core.files import write_atomic
 from pipeline.core.provenance import bytes_hash
 
 SIZE = 4096

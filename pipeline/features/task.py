@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.core.config import Config
+from pipeline.data.manifest import SPLITS
 from pipeline.features.pixels import TaskPictures
 
-SPLITS = ("train", "val", "test")
 MOST_WORKERS = 16
 """Of `workers: auto`; every worker holds two batches of pictures."""
 

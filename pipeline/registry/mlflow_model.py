@@ -21,7 +21,8 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import Array
 from PIL import Image
 
-from pipeline.registry.release import PACKAGE, Release, contents, requirements
+from pipeline.core.code import module_file
+from pipeline.registry.release import SERVED, Release, contents, requirements
 
 
 def model_signature(default_task: str) -> ModelSignature:
@@ -67,8 +68,8 @@ def log_model(release: Release) -> ModelInfo:
             parts["backbone"] = folder / "backbone"
         logged: ModelInfo = mlflow.pyfunc.log_model(
             name=release.method,
-            python_model=str(PACKAGE / "served_model.py"),
-            code_paths=[str(folder / "code" / PACKAGE.name)],
+            python_model=str(module_file(SERVED)),
+            code_paths=[str(folder / "code" / "pipeline")],
             artifacts={name: str(path) for name, path in parts.items()},
             signature=model_signature(next(iter(release.prompts))),
             input_example=input_example(),

@@ -5,7 +5,6 @@ A release holds the prompts of all tasks of one configuration. Nothing here know
 
 from __future__ import annotations
 
-import ast
 import base64
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,12 +13,14 @@ from statistics import mean
 from typing import Any
 
 from pipeline.clip.config import BackboneConfig
+from pipeline.core.code import ROOT, import_closure, module_file
 from pipeline.core.provenance import file_hash, git_commit, value_hash
 from pipeline.prompts.file import load_prompt, pack_prompt
 from pipeline.registry.promotion import BENCHMARK, SCORE
-from pipeline.training.refit import Measurement
+from pipeline.training.records import Measurement
 
-PACKAGE = Path(__file__).parent
+SERVED = "pipeline.serving.model"
+"""The module that MLflow runs as the model."""
 MAX_TAG = 5000
 """Characters: MLflow allows more, its tables on PostgreSQL and MySQL do not."""
 REQUIREMENTS = (
@@ -165,27 +166,13 @@ def requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
-def served_modules() -> list[str]:
-    """Return the modules of this package that `served_model.py` imports, itself, and theirs."""
-    found, todo = {"__init__"}, ["served_model"]
-    while todo:
-        name = todo.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == PACKAGE.name:
-                todo += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                package, _, module = node.module.partition(".")
-                todo += [module] if package == PACKAGE.name else []
-    return sorted(found)
-
-
 def contents(release: Release) -> dict[str, Path]:
     """Return the files that the model is made of, by their place in it."""
     files = {f"prompts/{task}.prompt": path for task, path in release.prompts.items()}
-    files |= {f"code/{PACKAGE.name}/{name}.py": PACKAGE / f"{name}.py" for name in served_modules()}
+    for module in import_closure([SERVED]):
+        file = module_file(module)
+        assert file is not None, module
+        files[f"code/{file.relative_to(ROOT).as_posix()}"] = file
     folder = release.towers
     for path in sorted(folder.rglob("*")) if folder else []:
         place = path.relative_to(folder or "")

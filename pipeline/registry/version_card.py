@@ -7,7 +7,7 @@ from statistics import mean
 
 from pipeline.registry.release import MAX_TAG, Release
 from pipeline.training.metrics import harmonic_mean, mean_and_spread
-from pipeline.training.refit import Measurement
+from pipeline.training.records import Measurement
 
 MAX_CARD = MAX_TAG
 """Characters: MLflow's tables on PostgreSQL and MySQL hold no more."""

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.clip.encoders import TextSide
+from pipeline.clip.similarity import logits
 from pipeline.features.pixels import encode_beside
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.stored import StoredPrompt
-from pipeline.training.metrics import logits
 from pipeline.training.protocols import Target
-from pipeline.training.task_run import TextSide
 
 PER_KIND = 6
 """Pictures that are right, and as many that are wrong, of each target."""

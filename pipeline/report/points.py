@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.report.findings.method import describe
 from pipeline.report.report import Report
 from pipeline.report.summary import METHODS
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 
 Row = dict[str, Any]
 MOST_CURVES = 200

@@ -36,8 +36,9 @@ from pipeline.report.summary import (
 )
 from pipeline.report.tables import ResultTable
 from pipeline.sweep.importance import Importance
-from pipeline.sweep.selection import FailedTrial, TrialRecord, pareto_front
-from pipeline.training.refit import Measurement, base_to_new_rows
+from pipeline.sweep.selection import pareto_front
+from pipeline.training.records import FailedTrial, Measurement, TrialRecord
+from pipeline.training.refit import base_to_new_rows
 
 BASE_TO_NEW = "base_to_new"
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from pipeline.sweep.selection import TrialRecord
 from pipeline.training.metrics import harmonic_mean, mean_and_spread
-from pipeline.training.refit import ZERO_SHOT, TestRow
+from pipeline.training.records import TestRow, TrialRecord
+from pipeline.training.refit import ZERO_SHOT
 
 METHODS = {
     ZERO_SHOT: "zero-shot",

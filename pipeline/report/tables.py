@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from pipeline.report.paper_results import BACKBONE, BENCHMARK, ROWS, SHOTS
 from pipeline.report.summary import METHODS
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.refit import Measurement
+from pipeline.training.records import Measurement
 
 Cell = str
 LATEX = str.maketrans(

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from pipeline.clip.encoders import TextSide
 from pipeline.clip.text.huggingface import Tower
 from pipeline.core.errors import report_all
 from pipeline.prompts.prompt import plain_context
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
-from pipeline.training.task_run import TextSide
 
 UNUSED = ("token_prefix", "token_suffix", "token_midfix", "bias_vectors")
 """What CoOp's and KgCoOp's prompt learners save beside their context, and do not need."""

@@ -22,10 +22,10 @@ from ray.tune.search import Searcher
 
 from pipeline.sweep.checkpoint_store import Vault
 from pipeline.sweep.ray_cluster import waiting_trials
-from pipeline.sweep.selection import TrialRecord
 from pipeline.sweep.stopper import Brake, Unpickled
 from pipeline.sweep.study import Search, SweepConfig
 from pipeline.sweep.trainable import Settings, SweepJob, TrialActor
+from pipeline.training.records import TrialRecord
 
 ANSI_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 HUNG = "a round took longer than sweep.round_timeout_s; the study has where it hung"

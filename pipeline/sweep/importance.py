@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline.sweep.config import Choice, Range
 from pipeline.sweep.sampler import distributions
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 
 TOP = 0.25
 """The share of trials that counts as best."""

@@ -19,8 +19,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.core.artifacts import CLUSTER, STATE, clear_folder
 from pipeline.core.errors import report_all
+from pipeline.core.files import clear_folder
+from pipeline.core.paths import CLUSTER, STATE
 from pipeline.sweep.state_sync import remember, take_over
 
 PROJECT = "~/loqua"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from pydantic import Field
 
 from pipeline.core.config import Config
 from pipeline.training.metrics import harmonic_mean
+from pipeline.training.records import TrialRecord
 
 
 class EvaluateConfig(Config):
@@ -24,42 +24,6 @@ class EvaluateConfig(Config):
     """Whether the winners of every task on its own are refit, too, beside the common ones."""
     pareto: bool
     """Whether the other trials of the Pareto front are refit, too, with the first seed alone."""
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """A finished trial.
-
-    Attributes:
-        number: of the trial in its study.
-        settings: dotted names and values.
-        score: harmonic mean of `base` and `new`, in [0, 1], from validation images.
-        base: accuracy on the classes that were trained, mean over tasks and seeds.
-        new: accuracy on the pseudo-new classes, mean over tasks and seeds.
-        size_bytes: learned state of one task's prompt.
-        tasks: base and new per task.
-        history: loss, base and new after each epoch.
-        seconds: of training, all tasks and seeds.
-    """
-
-    number: int
-    settings: dict[str, Any]
-    score: float
-    base: float
-    new: float
-    size_bytes: int
-    tasks: dict[str, dict[str, float]]
-    history: list[dict[str, float]]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class FailedTrial:
-    """A trial that raised, hung or lost its worker too often; `reason` is the error's last line."""
-
-    number: int
-    settings: dict[str, Any]
-    reason: str
 
 
 def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -9,8 +9,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline.core.artifacts import load_json, save_json, write_atomic
 from pipeline.core.errors import report_all
+from pipeline.core.files import load_json, save_json, write_atomic
 from pipeline.core.provenance import file_hash
 
 

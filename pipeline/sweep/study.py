@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.sweep.config import AshaConfig, Choice, Range, SweepConfig, Value
 from pipeline.sweep.sampler import ENDED, Proposals, Settings, distributions
-from pipeline.sweep.selection import FailedTrial, TrialRecord, choose_champion
+from pipeline.sweep.selection import choose_champion
+from pipeline.training.records import FailedTrial, TrialRecord
 
 __all__ = ["AshaConfig", "Choice", "Range", "Search", "SweepConfig", "Value"]
 

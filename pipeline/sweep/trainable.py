@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from ray import tune
 
+from pipeline.clip.encoders import TextSide
 from pipeline.core.device import usable_device
 from pipeline.core.timeout import time_limit
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import PromptConfig
 from pipeline.sweep.checkpoint_store import Vault
-from pipeline.sweep.selection import TrialRecord
 from pipeline.sweep.study import SweepConfig
 from pipeline.training.checkpoint import pack_trial, unpack_trial
 from pipeline.training.fit import TrainConfig
-from pipeline.training.task_run import TextSide
+from pipeline.training.records import TrialRecord
 from pipeline.training.trial import Trial
 
 Settings = dict[str, Any]

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pipeline.sweep.selection import TrialRecord, choose_champion, choose_compact, pareto_front
+from pipeline.sweep.selection import choose_champion, choose_compact, pareto_front
 from pipeline.tracking.delivery import LIMIT, Away, Delivery, Refused
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_key
 from pipeline.tracking.views import describe_sweep
+from pipeline.training.records import TrialRecord
 
 Ended = Mapping[str, list[TrialRecord]]
 """Trials that ended, by MLflow's word for how: FINISHED, or KILLED if stopped early."""

@@ -27,14 +27,14 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.core.artifacts import write_atomic
 from pipeline.core.errors import root_of
+from pipeline.core.files import write_atomic
 from pipeline.core.locks import exclusive
-from pipeline.sweep.selection import TrialRecord
 from pipeline.tracking.config import SQLITE, TrackingConfig, tracking_uri
 from pipeline.tracking.delivery import Away, Refused
 from pipeline.tracking.server import check_server, shown
 from pipeline.tracking.trial_run import rank_word, trial_key, trial_metrics, trial_name
+from pipeline.training.records import TrialRecord
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints what it raises
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.core.provenance import value_hash
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 
 
 def trial_key(study: str, record: TrialRecord) -> str:

@@ -16,13 +16,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.clip.similarity import logits
 from pipeline.clip.text.huggingface import AnyNames, Tower
 from pipeline.clip.vision_tower import VisionTower
 from pipeline.core.config import Config
 from pipeline.features.pixels import encode_tokens
 from pipeline.prompts.coupling import stack
 from pipeline.prompts.prompt import Prompt, PromptConfig
-from pipeline.training.metrics import logits
 from pipeline.training.schedule import (
     CoopConfig,
     FastConfig,

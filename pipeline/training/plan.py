@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.prompts.prompt import PromptConfig
-from pipeline.sweep.selection import TrialRecord
 from pipeline.training.fit import TrainConfig
+from pipeline.training.records import TrialRecord
 from pipeline.training.refit import Fit
 
 Configuration = tuple[PromptConfig, TrainConfig]

@@ -12,81 +12,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.clip.encoders import TextSide
+from pipeline.clip.similarity import accuracy
 from pipeline.core.device import usable_device
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import PromptConfig
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.training.fit import TrainConfig
-from pipeline.training.metrics import accuracy, harmonic_mean
+from pipeline.training.metrics import harmonic_mean
 from pipeline.training.protocols import ProtocolConfig, held_out_domains, targets, trained_classes
-from pipeline.training.task_run import Point, TaskRun, TextSide, measure_prompts
+from pipeline.training.records import Measurement, TestRow
+from pipeline.training.task_run import Point, TaskRun, measure_prompts
 
 ZERO_SHOT = "zero_shot"
 BASE_TO_NEW = ProtocolConfig(train="base", test="halves")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One accuracy: a method, trained on a task with a seed, on one target.
-
-    Attributes:
-        method: `zero_shot`, a named method, or `coop`, `compact`, `champion` of the sweep.
-        source: the task that was trained on.
-        shots: images per class; 0 for zero-shot.
-        seed: of the shots, the start and the data order; None for zero-shot.
-        target: the task that is tested.
-        side: of its classes: base, new or all.
-        domain: of its images: `shots`, `held-out`, or a name.
-        accuracy: in [0, 1], on test images.
-        size_bytes: learned state of the prompt.
-        n_parameters: trained scalars.
-        seconds: of training, per prompt.
-    """
-
-    method: str
-    source: str
-    shots: int
-    seed: int | None
-    target: str
-    side: str
-    domain: str
-    accuracy: float
-    size_bytes: int
-    n_parameters: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TestRow:
-    """One method on one task with one seed, base to new; accuracies in [0, 1], on test images.
-
-    Attributes:
-        method: `zero_shot`, a named method, or `coop`, `compact`, `champion` of the sweep.
-        task: its name.
-        seed: of the shots, the start and the data order; None for zero-shot.
-        base: accuracy among the base classes, in the styles that the shots come from.
-        new: accuracy among the new classes, in the same styles.
-        harmonic_mean: of the two.
-        held_out_base: accuracy among the base classes in the held-out styles; None without any.
-        held_out_new: accuracy among the new classes in the held-out styles; None without any.
-        size_bytes: learned state of the prompt.
-        n_parameters: trained scalars.
-        seconds: of training, per prompt.
-    """
-
-    __test__ = False  # the name starts like a test's
-
-    method: str
-    task: str
-    seed: int | None
-    base: float
-    new: float
-    harmonic_mean: float
-    held_out_base: float | None
-    held_out_new: float | None
-    size_bytes: int
-    n_parameters: int
-    seconds: float
 
 
 @dataclass(frozen=True)

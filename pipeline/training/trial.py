@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import mean
 
+from pipeline.clip.encoders import TextSide
 from pipeline.core.errors import report_all
+from pipeline.data.manifest import SPLITS
 from pipeline.data.sampling import split_base_new
-from pipeline.features.task import SPLITS, TaskFeatures
+from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import PromptConfig
 from pipeline.training.fit import TrainConfig
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.task_run import Point, TaskRun, TextSide
+from pipeline.training.task_run import Point, TaskRun
 from pipeline.training.validation import Validation
 
 

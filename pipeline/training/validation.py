@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import report_all
+from pipeline.data.manifest import SPLITS
 from pipeline.data.sampling import draw_train_rest, draw_train_val, split_base_new
-from pipeline.features.task import SPLITS, TaskFeatures
+from pipeline.features.task import TaskFeatures
 
 Validation = Literal["all", "drawn"]
 

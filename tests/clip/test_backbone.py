@@ -162,7 +162,7 @@ def test_crops_have_the_models_size_and_follow_the_seed(backbone: Backbone, flip
     config = FeaturesConfig(
         views=1, crop_scale=(0.3, 0.6), flip=flip, batch_size=2, workers=0, seed=1
     )
-    crop = crop_transform(backbone, config)
+    crop = crop_transform(backbone, config.crop_scale, config.flip)
     pixels = torch.randint(256, (50, 40, 3), dtype=torch.uint8).numpy()
     picture = Image.fromarray(pixels)
     crops = []

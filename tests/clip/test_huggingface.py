@@ -15,7 +15,7 @@ from transformers import MT5Config, PreTrainedTokenizerFast, RobertaConfig
 
 from pipeline.clip.backbone import Backbone, load_backbone
 from pipeline.clip.config import BackboneConfig
-from pipeline.training.task_run import TextSide
+from pipeline.clip.encoders import TextSide
 from tests.clip.test_text_tower import RELATIVE, relative
 
 WORDS = ["a", "photo", "of", "red", "apple", "hot", "air", "balloon", "cat", "ice", ".", "drawing"]

@@ -7,9 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.manifest import TEST_ONLY, Manifest, check_manifest, load_manifest, save_manifest
+from pipeline.data.manifest import (
+    SPLITS,
+    TEST_ONLY,
+    Manifest,
+    check_manifest,
+    load_manifest,
+    save_manifest,
+)
 from pipeline.data.sampling import Draws
-from pipeline.features.task import SPLITS
 from tests.helpers.reference import sample_shots
 
 

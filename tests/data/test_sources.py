@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.clip.backbone import Backbone
-from pipeline.core import artifacts
+from pipeline.core import paths
 from pipeline.data.datasets.emoji import EmojiConfig
 from pipeline.data.manifest import TEST_ONLY, Manifest, load_manifest, save_manifest
 from pipeline.data.sources import PrepareConfig, build_source, find_sources
@@ -55,7 +55,7 @@ def test_every_source_finds_and_builds(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(artifacts, "DRAWINGS", drawings_path)
+    monkeypatch.setattr(paths, "DRAWINGS", drawings_path)
     config = prepare.model_copy(update={"source": source})
     found = find_sources(config, tasks)
     assert list(found) == tasks
@@ -72,7 +72,7 @@ def test_every_source_finds_and_builds(
 def test_emoji_are_watched_by_group(
     prepare: PrepareConfig, drawings_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "DRAWINGS", drawings_path)
+    monkeypatch.setattr(paths, "DRAWINGS", drawings_path)
     with pytest.raises(ValueError, match=r"tasks \['pets'\]: allowed are \['things'\]"):
         find_sources(prepare, ["things", "pets"])
 

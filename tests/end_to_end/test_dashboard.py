@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from pipeline.sweep.selection import TrialRecord
 from pipeline.sweep.study import Choice, Search, SweepConfig
+from pipeline.training.records import TrialRecord
 from tests.helpers.projects import REPOSITORY, free_port, wait_until
 
 

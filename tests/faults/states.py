@@ -11,8 +11,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.sweep.selection import TrialRecord
 from pipeline.tracking.trial_run import trial_key
+from pipeline.training.records import TrialRecord
 from tests.helpers.projects import run
 
 N_TRIALS = 8

@@ -14,11 +14,11 @@ import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
+from pipeline.clip.encoders import TextSide
 from pipeline.features.task import TaskFeatures
 from pipeline.sweep.ray_cluster import cluster
 from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob
-from pipeline.training.task_run import TextSide
 from pipeline.training.trial import Trial
 from tests.helpers.projects import wait_until
 from tests.helpers.sweeps import faulty_resolve, sweep, sweep_config

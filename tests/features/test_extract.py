@@ -15,12 +15,12 @@ import torch
 from PIL import ExifTags, Image
 
 from pipeline.clip.backbone import Backbone
-from pipeline.core.artifacts import load_features, save_features
-from pipeline.data.manifest import Manifest
+from pipeline.data.manifest import SPLITS, Manifest
 from pipeline.data.sampling import Draws
 from pipeline.features.extract import encode_task
+from pipeline.features.files import load_features, save_features
 from pipeline.features.loader import with_pictures
-from pipeline.features.task import SPLITS, TaskFeatures
+from pipeline.features.task import TaskFeatures
 from pipeline.serving.model import decode_image
 from pipeline.training.task_run import draw_images
 from tests.conftest import EPS, features_config, with_images

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from pipeline.clip.backbone import Backbone
 from pipeline.data.manifest import Manifest, save_manifest
+from pipeline.features import extract as encode
 from pipeline.features.extract import encode_task
 from pipeline.features.shards import Encoded, restore, save_shard
 from pipeline.features.task import TaskFeatures
-from pipeline.features import extract as encode
 from tests.conftest import EPS, features_config, with_images
 
 SIZE = 8

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.features.task import MOST_WORKERS, SPLITS, TaskFeatures, renumber
+from pipeline.data.manifest import SPLITS
+from pipeline.features.task import MOST_WORKERS, TaskFeatures, renumber
 from tests.conftest import features_config
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pipeline.clip.encoders import TextSide
 from pipeline.prompts.prompt import Prompt, PromptConfig
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
-from pipeline.training.task_run import TextSide
 
 M, D, INIT = 4, 64, "a photo of a"
 

@@ -37,7 +37,7 @@ from pipeline.registry.release import Release
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.refit import Measurement
+from pipeline.training.records import Measurement
 from pipeline.training.task_run import measure_prompts
 
 TASKS = {"fruit": ["apple", "pear", "plum", "fig"], "tools": ["hammer", "hand_saw", "drill"]}

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.report.report import Extras, Protocol, Report, build_report
-from pipeline.sweep.selection import TrialRecord
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.refit import ZERO_SHOT, Measurement, TestRow
+from pipeline.training.records import Measurement, TestRow, TrialRecord
+from pipeline.training.refit import ZERO_SHOT
 
 PROTOCOL = Protocol(
     "emoji", ["noto", "twemoji"], ["emojione"], ["food", "play"], 16, (16, 16), 2, 0.01

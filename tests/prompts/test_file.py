@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.clip.encoders import TextSide
+from pipeline.clip.similarity import logits
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.file import (
     load_prompt,
@@ -18,8 +20,6 @@ from pipeline.prompts.file import (
 )
 from pipeline.prompts.prompt import Prompt, PromptConfig, merge
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
-from pipeline.training.metrics import logits
-from pipeline.training.task_run import TextSide
 from tests.helpers.prompt_files import (
     ABOUT,
     PROMPTS,

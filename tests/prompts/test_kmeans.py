@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pipeline.prompts.kmeans import cluster, exact_kmeans, lloyd, nearest
 from pipeline.prompts import kmeans
+from pipeline.prompts.kmeans import cluster, exact_kmeans, lloyd, nearest
 from tests.helpers.reference import best_clustering, lloyd_1d, squared_error
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.registry.client import encode_images, predict
 from pipeline.registry import registry
+from pipeline.registry.client import encode_images, predict
 
 
 def test_encoded_images_are_the_bytes_of_the_files_in_order(tmp_path: Path) -> None:

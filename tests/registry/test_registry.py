@@ -12,6 +12,7 @@ import mlflow
 import pytest
 
 from pipeline.prompts.file import load_prompt, packed_size, unpack_prompt
+from pipeline.registry import registry
 from pipeline.registry.client import predict
 from pipeline.registry.registry import (
     Registered,
@@ -20,7 +21,6 @@ from pipeline.registry.registry import (
     load_predictor,
     promote,
     register,
-    registry,
 )
 from pipeline.registry.release import MAX_TAG, prompt_tags
 from tests.helpers.registry_world import BENCHMARK, METHODS, NAME, ROLES, STUDY, World, frame

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.registry.release import load_abouts, version_tags
 from pipeline.registry.version_card import MAX_CARD, licenses, version_card
-from pipeline.training.refit import Measurement
+from pipeline.training.records import Measurement
 from tests.helpers.registry_world import LICENSES, NAME, World, measure
 
 

@@ -5,6 +5,8 @@ import io
 import torch
 from PIL import Image
 
+from pipeline.clip.encoders import TextSide
+from pipeline.clip.similarity import accuracy
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import Prompt, PromptConfig
 from pipeline.prompts.stored import StoredPrompt
@@ -17,10 +19,9 @@ from pipeline.report.examples import (
     predict,
     thumbnail,
 )
-from pipeline.training.metrics import accuracy
 from pipeline.training.protocols import targets
 from pipeline.training.refit import BASE_TO_NEW
-from pipeline.training.task_run import TextSide, measure_prompts
+from pipeline.training.task_run import measure_prompts
 
 
 def stored(text: TextSide) -> StoredPrompt:

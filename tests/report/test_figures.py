@@ -20,9 +20,10 @@ from pipeline.report.figures.style import SCORES, ink_on, marks, score_limits
 from pipeline.report.report import Extras, Protocol, Report, build_report
 from pipeline.report.summary import METHODS
 from pipeline.sweep.importance import Importance
-from pipeline.sweep.selection import TrialRecord, choose_winners, pareto_front
+from pipeline.sweep.selection import choose_winners, pareto_front
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.refit import ZERO_SHOT, TestRow
+from pipeline.training.records import TestRow, TrialRecord
+from pipeline.training.refit import ZERO_SHOT
 from tests.helpers.report_data import measurements
 
 ROLES = {"champion", "compact", "coop"}

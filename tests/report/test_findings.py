@@ -7,7 +7,7 @@ from pipeline.report.findings.sweep import curve_sentence, ended_sentence, impor
 from pipeline.report.report import Extras, build_report
 from pipeline.report.summary import Stat, summarize_methods
 from pipeline.sweep.importance import Importance
-from pipeline.sweep.selection import FailedTrial
+from pipeline.training.records import FailedTrial
 from pipeline.training.refit import ZERO_SHOT
 from tests.helpers.report_data import (
     PROTOCOL,

@@ -12,7 +12,7 @@ from pipeline.report.pages import PAGES, Picture, render
 from pipeline.report.report import Extras, Report, build_report, metrics
 from pipeline.report.summary import METHODS
 from pipeline.report.tables import protocol_tables
-from pipeline.sweep.selection import FailedTrial
+from pipeline.training.records import FailedTrial
 from tests.helpers.report_data import (
     PROTOCOL,
     files,

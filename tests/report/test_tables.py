@@ -13,7 +13,8 @@ from pipeline.report.tables import (
     table_files,
     tidy_csv,
 )
-from pipeline.training.refit import ZERO_SHOT, Measurement
+from pipeline.training.records import Measurement
+from pipeline.training.refit import ZERO_SHOT
 
 
 def measured(

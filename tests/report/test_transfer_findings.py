@@ -9,7 +9,8 @@ from pipeline.report.findings.transfer import (
     transfer_panels,
     transfer_sentences,
 )
-from pipeline.training.refit import ZERO_SHOT, Measurement
+from pipeline.training.records import Measurement
+from pipeline.training.refit import ZERO_SHOT
 from tests.report.test_tables import measured
 
 

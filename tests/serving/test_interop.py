@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.clip.backbone import Backbone
+from pipeline.clip.encoders import TextSide
+from pipeline.clip.similarity import logits
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import merge
 from pipeline.prompts.stored import StoredPrompt
@@ -22,8 +24,6 @@ from pipeline.serving.interop import (
     save_coop,
     save_embeddings,
 )
-from pipeline.training.metrics import logits
-from pipeline.training.task_run import TextSide
 from tests.helpers.coop_files import INIT, D, Learner, M, coupled, save_as_coop, stored
 from tests.helpers.reference import encode_context, load_into_coop
 

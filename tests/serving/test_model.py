@@ -21,12 +21,12 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipeline.clip.backbone import build_clip, save_clip
+from pipeline.clip.similarity import logits
 from pipeline.data.sampling import split_base_new
 from pipeline.prompts.file import load_prompt
 from pipeline.serving import model as served_model
 from pipeline.serving.model import decode_image
 from pipeline.serving.predictor import load_model_files
-from pipeline.training.metrics import logits
 from tests.helpers.registry_world import CONFIG, METHODS, NAME, ROLES, World, b64, frame
 
 FRESH = """

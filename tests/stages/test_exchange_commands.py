@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 import stages.exchange
 from pipeline.clip.backbone import Backbone
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.encoders import TextSide
 from pipeline.core.errors import run_stage
 from pipeline.params import load_params
 from pipeline.prompts.file import load_prompt, save_prompt
 from pipeline.serving.interop import (
     class_embeddings,
 )
-from pipeline.training.task_run import TextSide
 from tests.helpers.coop_files import INIT, D, Learner, M, coupled, save_as_coop, stored
 from tests.helpers.reference import load_into_coop
 

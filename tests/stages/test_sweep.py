@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import artifacts
+from pipeline.core import paths
+from pipeline.core.files import load_json
 from pipeline.params import load_params
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 from stages.sweep import Study, save_results
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
@@ -22,8 +23,8 @@ def record(number: int, score: float, size: int) -> TrialRecord:
 def test_the_pareto_set_is_among_the_winners(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
 ) -> None:
-    monkeypatch.setattr(artifacts, "WINNERS", tmp_path / "winners.json")
-    monkeypatch.setattr(artifacts, "TRIALS", tmp_path / "trials.json")
+    monkeypatch.setattr(paths, "WINNERS", tmp_path / "winners.json")
+    monkeypatch.setattr(paths, "TRIALS", tmp_path / "trials.json")
     params = load_params(SHIPPED)
     sweep = params.sweep.model_copy(update={"objective": objective})
     records = [
@@ -35,6 +36,6 @@ def test_the_pareto_set_is_among_the_winners(
         record(5, 0.7, 300),
     ]
     save_results(params.model_copy(update={"sweep": sweep}), Study("s", {}, {}), records)
-    found = artifacts.load_json(artifacts.WINNERS)
+    found = load_json(paths.WINNERS)
     assert [TrialRecord(**own) for own in found["pareto"]] == [records[3], records[0], records[5]]
     assert found["winners"]["champion"] == found["pareto"][-1]

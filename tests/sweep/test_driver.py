@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.clip.encoders import TextSide
 from pipeline.features.task import TaskFeatures
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import cluster, cluster_resources, map_parallel
 from pipeline.sweep.study import Range, Search
 from pipeline.sweep.trainable import SweepJob
-from pipeline.training.task_run import TextSide
 from pipeline.training.trial import Trial
 from tests.helpers.sweeps import Ended, long_resolve, resolve, sweep, sweep_config
 

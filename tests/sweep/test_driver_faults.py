@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
+from pipeline.clip.encoders import TextSide
 from pipeline.features.task import TaskFeatures
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import cluster
-from pipeline.sweep.selection import TrialRecord
 from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob, TrialActor
-from pipeline.training.task_run import TextSide
+from pipeline.training.records import TrialRecord
 from pipeline.training.trial import Trial
 from tests.helpers.sweeps import (
     Ended,

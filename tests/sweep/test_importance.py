@@ -5,8 +5,8 @@ import random
 import pytest
 
 from pipeline.sweep.importance import FEWEST, importances
-from pipeline.sweep.selection import TrialRecord
 from pipeline.sweep.study import Choice, Range
+from pipeline.training.records import TrialRecord
 from tests.helpers.report_data import history
 
 SPACE = {

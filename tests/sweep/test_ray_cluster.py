@@ -19,6 +19,7 @@ import torch
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
+from pipeline.clip.encoders import TextSide
 from pipeline.core.device import usable_device
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import PromptConfig
@@ -31,10 +32,9 @@ from pipeline.sweep.ray_cluster import (
     map_parallel,
     waiting_trials,
 )
-from pipeline.sweep.selection import TrialRecord
 from pipeline.sweep.study import Range, Search, SweepConfig
 from pipeline.training.fit import TrainConfig
-from pipeline.training.task_run import TextSide
+from pipeline.training.records import TrialRecord
 from tests.conftest import train_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test

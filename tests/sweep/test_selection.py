@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from pipeline.sweep.selection import (
-    TrialRecord,
     choose_champion,
     choose_compact,
     choose_per_task,
     choose_winners,
     pareto_front,
 )
+from pipeline.training.records import TrialRecord
 from tests.helpers.reference import pareto_numbers
 
 

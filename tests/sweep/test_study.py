@@ -10,8 +10,9 @@ import sqlalchemy
 from pydantic import ValidationError
 
 from pipeline.sweep import study
-from pipeline.sweep.selection import FailedTrial, TrialRecord, choose_champion
+from pipeline.sweep.selection import choose_champion
 from pipeline.sweep.study import Search, SweepConfig
+from pipeline.training.records import FailedTrial, TrialRecord
 
 FIRST = {"prompt.rank": "full", "prompt.bits": 16, "train.lr": 0.1}
 

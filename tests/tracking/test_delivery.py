@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.tracking.delivery import Away, Delivery, Refused
 from pipeline.tracking import delivery
+from pipeline.tracking.delivery import Away, Delivery, Refused
 
 LONG = 60.0
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from pipeline.sweep.selection import TrialRecord, choose_compact
+from pipeline.sweep.selection import choose_compact
+from pipeline.tracking import delivery
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.recorder import SweepLog, Tally, sweep_log
 from pipeline.tracking.server import serve, wait_for
-from pipeline.tracking import delivery
 from pipeline.tracking.tracker import KEY, Tracker
 from pipeline.tracking.trial_run import rank_word, trial_metrics
+from pipeline.training.records import TrialRecord
 from tests.helpers.projects import free_port
 from tests.helpers.proxy import Door, door
 

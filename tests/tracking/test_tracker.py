@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline.sweep.selection import TrialRecord
 from pipeline.tracking.config import TrackingConfig, tracking_uri
 from pipeline.tracking.server import shown
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_key, trial_name
+from pipeline.training.records import TrialRecord
 
 CONFIG = TrackingConfig(uri=None, experiment="loqua")
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pipeline.clip.backbone import Backbone, wrap_model
+from pipeline.clip.encoders import TextSide
 from pipeline.data.manifest import Manifest
 from pipeline.data.sampling import split_base_new
 from pipeline.features.extract import encode_task
@@ -20,7 +21,7 @@ from pipeline.features.task import FeaturesConfig, TaskFeatures
 from pipeline.prompts.coupling import couple, start_coupling
 from pipeline.prompts.file import load_prompt, save_prompt
 from pipeline.prompts.prompt import Prompt, PromptConfig
-from pipeline.training.task_run import Point, TaskRun, TextSide, draw_images
+from pipeline.training.task_run import Point, TaskRun, draw_images
 from tests.conftest import CLIP_FRAME, train_config
 from tests.helpers.reference import (
     coop_batches,

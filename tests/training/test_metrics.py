@@ -6,13 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.training.metrics import (
-    accuracy,
-    harmonic_mean,
-    logits,
-    mean_and_spread,
-    set_deterministic,
-)
+from pipeline.clip.similarity import accuracy, logits
+from pipeline.core.device import set_deterministic
+from pipeline.training.metrics import harmonic_mean, mean_and_spread
 
 
 def test_harmonic_mean_identities() -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from pipeline.clip.backbone import Backbone
-from pipeline.features.task import SPLITS, TaskFeatures
+from pipeline.clip.encoders import TextSide
+from pipeline.data.manifest import SPLITS
+from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import PromptConfig
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.protocols import ProtocolConfig, held_out_domains
@@ -21,7 +23,7 @@ from pipeline.training.refit import (
     refit,
     zero_shot_row,
 )
-from pipeline.training.task_run import TextSide, measure_prompts
+from pipeline.training.task_run import measure_prompts
 from tests.conftest import train_config
 
 FIT = Fit(

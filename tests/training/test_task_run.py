@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline.clip.encoders import TextSide
 from pipeline.data.sampling import Draws
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import PromptConfig, merge
-from pipeline.training.task_run import Point, TaskRun, TextSide, draw_images, measure_prompts
+from pipeline.training.task_run import Point, TaskRun, draw_images, measure_prompts
 from tests.conftest import train_config
 from tests.helpers.reference import sample_shots
 

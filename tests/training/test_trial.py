@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.features.task import SPLITS, TaskFeatures
+from pipeline.clip.encoders import TextSide
+from pipeline.data.manifest import SPLITS
+from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import PromptConfig
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.task_run import TextSide
 from pipeline.training.trial import Trial, check_splits
 from tests.conftest import train_config
 

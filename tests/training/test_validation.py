@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.clip.encoders import TextSide
+from pipeline.data.manifest import SPLITS
 from pipeline.data.sampling import Draws, draw_train_rest
-from pipeline.features.task import SPLITS, TaskFeatures
+from pipeline.features.task import TaskFeatures
 from pipeline.prompts.prompt import PromptConfig
-from pipeline.training.task_run import Point, TaskRun, TextSide, draw_images
+from pipeline.training.task_run import Point, TaskRun, draw_images
 from pipeline.training.trial import Trial
 from pipeline.training.validation import check_validation, validation_rows
 from tests.conftest import train_config

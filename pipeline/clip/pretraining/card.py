@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from typing import Any
 
 from pipeline.clip.pretraining.recipe import PretrainConfig
-from pipeline.training.refit import TestRow
 
 LICENSES = {
     "openmoji": "OpenMoji, HfG Schwäbisch Gmünd, CC-BY-SA-4.0",
@@ -20,7 +20,7 @@ LICENSES = {
 
 def model_card(
     config: PretrainConfig,
-    rows: Sequence[TestRow],
+    rows: Sequence[Mapping[str, Any]],
     loss: float,
     data_hash: str,
     versions: Mapping[str, str],
@@ -29,7 +29,8 @@ def model_card(
 
     Args:
         config: the recipe.
-        rows: zero-shot results, one per task.
+        rows: zero-shot results, one per task: `task`, `base`, `new`, `held_out_base` and
+            `held_out_new`.
         loss: mean contrastive loss of the last steps.
         data_hash: SHA-256 of the drawings.
         versions: of the packages that trained it.
@@ -39,17 +40,17 @@ def model_card(
         f"| {key} | {value} |" for key, value in config.model_dump().items() if key != "styles"
     )
     table = "\n".join(
-        f"| {row.task} | {_percent(row.base)} | {_percent(row.new)} | "
-        f"{_percent(row.held_out_base)} | {_percent(row.held_out_new)} |"
+        f"| {row['task']} | {_percent(row['base'])} | {_percent(row['new'])} | "
+        f"{_percent(row['held_out_base'])} | {_percent(row['held_out_new'])} |"
         for row in rows
     )
     average = " | ".join(
         _percent(mean(values))
         for values in (
-            [row.base for row in rows],
-            [row.new for row in rows],
-            [row.held_out_base or 0.0 for row in rows],
-            [row.held_out_new or 0.0 for row in rows],
+            [row["base"] for row in rows],
+            [row["new"] for row in rows],
+            [row["held_out_base"] or 0.0 for row in rows],
+            [row["held_out_new"] or 0.0 for row in rows],
         )
     )
     packages = ", ".join(f"{package} {version}" for package, version in versions.items())
@@ -97,7 +98,7 @@ were, in other styles.
 {table}
 | **mean** | {average} |
 
-Mean of base and new: {_percent(mean([*(r.base for r in rows), *(r.new for r in rows)]))}.
+Mean of base and new: {_percent(mean([row[side] for row in rows for side in ("base", "new")]))}.
 
 ## Limits
 

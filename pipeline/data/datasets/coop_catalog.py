@@ -17,8 +17,7 @@ from pipeline.data.datasets.coop_splits import (
     scene,
     zhou,
 )
-from pipeline.data.manifest import TEST_ONLY
-from pipeline.features.task import SPLITS
+from pipeline.data.manifest import SPLITS, TEST_ONLY
 
 PHOTO = "a photo of a {}."
 NAMES = "classnames.txt"

@@ -15,8 +15,7 @@ from pydantic import Field, model_validator
 from pipeline.core.config import Config
 from pipeline.core.errors import report_all
 from pipeline.core.workspace import DataRoot
-from pipeline.data.manifest import ONE_DOMAIN, Manifest, build_rows
-from pipeline.features.task import SPLITS
+from pipeline.data.manifest import ONE_DOMAIN, SPLITS, Manifest, build_rows
 
 Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
 """A caption with {} in the place of the class name."""

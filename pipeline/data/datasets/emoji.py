@@ -26,8 +26,7 @@ from torch.nn import functional as F
 from pipeline.core.config import Config
 from pipeline.core.errors import report_all
 from pipeline.core.provenance import value_hash
-from pipeline.data.manifest import Manifest
-from pipeline.features.task import SPLITS
+from pipeline.data.manifest import SPLITS, Manifest
 
 BACKGROUNDS = {
     "white": (255, 255, 255),

@@ -14,8 +14,7 @@ from pathlib import Path
 from pipeline.core.errors import report_all
 from pipeline.core.provenance import file_hash
 from pipeline.data.datasets.custom import OwnConfig, Picture, build_own, files_hash, spoken
-from pipeline.data.manifest import Manifest
-from pipeline.features.task import SPLITS
+from pipeline.data.manifest import SPLITS, Manifest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Which files are pictures, in small or capital letters; others are left alone."""

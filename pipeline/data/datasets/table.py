@@ -23,8 +23,7 @@ from pipeline.data.datasets.table_reader import (
     read_row,
     read_table,
 )
-from pipeline.data.manifest import Manifest
-from pipeline.features.task import SPLITS
+from pipeline.data.manifest import SPLITS, Manifest
 
 PART = re.compile(r"(train|val|validation|test)([-_.].*)?\.(csv|parquet)")
 

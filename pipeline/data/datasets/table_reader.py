@@ -25,8 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.config import Config
 from pipeline.data.datasets.custom import spoken
-from pipeline.data.manifest import ONE_DOMAIN
-from pipeline.features.task import SPLITS
+from pipeline.data.manifest import ONE_DOMAIN, SPLITS
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "validation": "val"}
 

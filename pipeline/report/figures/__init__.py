@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.core.artifacts import write_atomic
+from pipeline.core.files import write_atomic
 from pipeline.report.figures.accuracy import accuracy_figure
 from pipeline.report.figures.coordinates import sweep_figure
 from pipeline.report.figures.curves import curves_figure

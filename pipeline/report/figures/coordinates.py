@@ -17,7 +17,7 @@ from pipeline.report.figures.labels import HALO
 from pipeline.report.figures.style import SCORES, STYLE, score_limits
 from pipeline.report.report import Report
 from pipeline.report.summary import axis_order
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 
 AXES = {
     "prompt.rank": "rank",

@@ -11,7 +11,7 @@ from pipeline.report.colours import COLOURS, OTHER
 from pipeline.report.figures.style import STYLE, marks
 from pipeline.report.points import curved
 from pipeline.report.report import Report
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 
 MEASURES = {"score": "score: HM (%)", "base": "base (%)", "new": "new (%)", "loss": "training loss"}
 

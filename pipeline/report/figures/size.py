@@ -13,7 +13,7 @@ from pipeline.report.colours import OTHER
 from pipeline.report.figures.labels import place_labels
 from pipeline.report.figures.style import STYLE, draw_mark, line_points, marks, score_limits
 from pipeline.report.report import Report
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 
 
 @rc_context(STYLE)

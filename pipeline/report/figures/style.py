@@ -18,7 +18,7 @@ from pipeline.report.colours import COLOURS
 from pipeline.report.points import roles_of
 from pipeline.report.report import Report
 from pipeline.report.summary import METHODS
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",

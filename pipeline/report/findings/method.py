@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.summary import MEASURES, MethodSummary, Stat
-from pipeline.sweep.selection import TrialRecord
+from pipeline.training.records import TrialRecord
 from pipeline.training.refit import ZERO_SHOT
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pipeline.report.findings.method import describe, listed, percent, points, times
 from pipeline.report.summary import AxisRow
 from pipeline.sweep.importance import TOP, Importance
-from pipeline.sweep.selection import FailedTrial, TrialRecord, pareto_front
+from pipeline.sweep.selection import pareto_front
+from pipeline.training.records import FailedTrial, TrialRecord
 
 
 def ended_sentence(

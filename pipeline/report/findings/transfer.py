@@ -8,7 +8,8 @@ from statistics import mean
 from pipeline.report.findings.method import points, seeds_ahead, with_spread
 from pipeline.report.summary import METHODS, Panel, Stat
 from pipeline.report.tables import methods_of, seed_means
-from pipeline.training.refit import ZERO_SHOT, Measurement
+from pipeline.training.records import Measurement
+from pipeline.training.refit import ZERO_SHOT
 
 WHERE = {
     "few_shot": "all classes, at the largest number of shots",

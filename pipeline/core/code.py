@@ -1,0 +1,91 @@
+"""The project's code as data: what a module reaches by import, and a hash of what code means."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+"""The folder that `pipeline` is in."""
+
+
+def module_file(module: str) -> Path | None:
+    """Return the file of a module of this project, or None if there is no such module."""
+    path = ROOT.joinpath(*module.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """Return the modules of this project that a module imports itself, at any depth of its code.
+
+    Importing a module runs the `__init__.py` of every package around it, so these count, too.
+    """
+    file = module_file(module)
+    assert file is not None, module
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    parts = [name.split(".") for name in (module, *names)]
+    around = {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
+    own = module.partition(".")[0]
+    first = {own, "pipeline"}
+    return frozenset(
+        name
+        for name in around - {module}
+        if name.partition(".")[0] in first and module_file(name) is not None
+    )
+
+
+def import_closure(modules: Iterable[str]) -> list[str]:
+    """Return these modules and all modules of this project that they reach by import, sorted."""
+    found: set[str] = set()
+    todo = list(modules)
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            todo += imported(module)
+    return sorted(found)
+
+
+def meaning(source: str) -> str:
+    """Return source code in a normal form: without comments, docstrings and formatting."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [part for part in body if not _is_text(part)]
+            node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])  # type: ignore[attr-defined]
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Return whether a statement is a string alone, which does nothing: documentation."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def code_identity(modules: Iterable[str]) -> str:
+    """Return the SHA-256 of what these modules, and all that they import of the project, mean.
+
+    Comments, docstrings and formatting change nothing; a changed constant does.
+    """
+    digest = hashlib.sha256()
+    for module in import_closure(modules):
+        file = module_file(module)
+        assert file is not None, module
+        digest.update(f"{module}\n{meaning(file.read_text())}\n".encode())
+    return digest.hexdigest()
