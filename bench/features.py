@@ -34,9 +34,9 @@ from pipeline.clip.backbone import Backbone, build_clip, wrap_model
 from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
 from pipeline.data.manifest import Manifest
+from pipeline.features.config import FeaturesConfig
 from pipeline.features.extract import encode_task
 from pipeline.features.loader import Pictures
-from pipeline.features.task import FeaturesConfig
 from pipeline.params import load_params
 
 RESULTS = Path("bench/features.json")

@@ -32,13 +32,13 @@ import stages.sweep
 from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
 from pipeline.params import Params, apply_settings, expand, load_params
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import cluster
 from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob, TrialActor
 from pipeline.tracking.recorder import Tally
-from pipeline.training.fit import TrainConfig
+from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
 
 RESULTS = Path("bench/scale.json")

@@ -38,8 +38,9 @@ from pipeline.clip.config import BackboneConfig
 from pipeline.core import paths
 from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
+from pipeline.prompts.config import PromptConfig
 from pipeline.prompts.file import save_prompt
-from pipeline.prompts.prompt import Prompt, PromptConfig
+from pipeline.prompts.prompt import Prompt
 from pipeline.registry.promotion import BENCHMARK
 from pipeline.registry.registry import load_predictor, register
 from pipeline.registry.release import Release

@@ -11,36 +11,28 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.clip.config import BackboneConfig
-from pipeline.clip.pretraining.recipe import PretrainConfig
+from pipeline.clip.pretraining.config import PretrainConfig
 from pipeline.core.config import Config
 from pipeline.core.errors import report_all
-from pipeline.data.sources import PrepareConfig
-from pipeline.features.task import FeaturesConfig
-from pipeline.prompts.prompt import PromptConfig
-from pipeline.registry.promotion import Policy
+from pipeline.data.config import PrepareConfig
+from pipeline.features.config import FeaturesConfig
+from pipeline.prompts.config import PromptConfig
+from pipeline.registry.config import RegisterConfig
 from pipeline.sweep.config import SweepConfig, Value
-from pipeline.sweep.selection import EvaluateConfig
 from pipeline.tracking.config import TrackingConfig
-from pipeline.training import protocols
-from pipeline.training.fit import TrainConfig
-from pipeline.training.protocols import ProtocolConfig, check_protocol
+from pipeline.training.config import (
+    EvaluateConfig,
+    Protocol,
+    ProtocolConfig,
+    TrainConfig,
+    check_protocol,
+)
 
 PARAMS = Path("params.yaml")
 MAX_GRID = 20_000
 """Combinations of a grid, which are all looked at before a sweep."""
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A task's name, which names its files and its DVC stages."""
-
-
-class RegisterConfig(Config):
-    """How the Pareto winners are registered."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Of the registered model: one for each benchmark."""
-    promote: Policy
-    """When a new champion takes the alias: if it is not worse, always, or never."""
-    with_towers: bool
-    """Whether the towers travel with every version, or are named; the embedded ones always do."""
 
 
 class Params(Config):
@@ -61,9 +53,9 @@ class Params(Config):
     sweep: SweepConfig
     presets: dict[str, dict[str, Any]]
     """Named searches: keys of `sweep` that replace those of that section."""
-    protocol: protocols.Name
+    protocol: Protocol
     """How the chosen configurations are tested: a name in `protocols`."""
-    protocols: dict[protocols.Name, ProtocolConfig]
+    protocols: dict[Protocol, ProtocolConfig]
     evaluate: EvaluateConfig
     tracking: TrackingConfig
     register_: RegisterConfig = Field(alias="register")

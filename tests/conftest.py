@@ -21,10 +21,12 @@ from pipeline.clip.config import BackboneConfig
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.tower import TextTower
-from pipeline.data.datasets.emoji import EmojiConfig, build_manifest, read_tasks
+from pipeline.data.config import EmojiConfig
+from pipeline.data.datasets.emoji import build_manifest, read_tasks
 from pipeline.data.manifest import Manifest
-from pipeline.features.task import FeaturesConfig, TaskFeatures
-from pipeline.training.fit import TrainConfig
+from pipeline.features.config import FeaturesConfig
+from pipeline.features.task import TaskFeatures
+from pipeline.training.config import TrainConfig
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from pipeline.clip.config import BackboneConfig
+from pipeline.clip.config import BUDGET_BYTES, BackboneConfig
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.fingerprint import fingerprint
 from pipeline.clip.text.huggingface import Tower, WholeTower
 from pipeline.clip.text.layout import Frame
-from pipeline.clip.text.tower import BUDGET_BYTES, TextTower
+from pipeline.clip.text.tower import TextTower
 from pipeline.clip.vision_tower import VisionTower
 
 Transform = Callable[[Image.Image], Tensor]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from pipeline.clip.text.tower import BUDGET_BYTES
 from pipeline.core.config import Config
+
+BUDGET_BYTES = 2 * 2**30
+"""What a pass of a tower may keep for its backward pass, unless `text_budget_gb` says otherwise."""
 
 
 class BackboneConfig(Config):
@@ -30,3 +32,7 @@ class BackboneConfig(Config):
     def on_cpu(self) -> BackboneConfig:
         """Return the same model on the CPU: for drivers, whose workers choose their own device."""
         return self.model_copy(update={"device": "cpu"})
+
+
+BUDGET_BYTES = 2 * 2**30
+"""What a pass may keep for the way back, unless told otherwise."""

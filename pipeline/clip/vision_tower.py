@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.clip.config import BUDGET_BYTES
 from pipeline.clip.deep_prompts import replace_prompt
 from pipeline.clip.frozen_block import FrozenBlock, attend, is_plain
-from pipeline.clip.text.tower import BUDGET_BYTES
 
 PARTS = (
     "conv1",

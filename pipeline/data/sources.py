@@ -7,33 +7,12 @@ hash for each, `build` returns one task's manifest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.core import paths
-from pipeline.core.config import Config
+from pipeline.data.config import PrepareConfig
 from pipeline.data.datasets import coop, emoji, folder, table
-from pipeline.data.datasets.coop import CoopConfig
-from pipeline.data.datasets.emoji import EmojiConfig
-from pipeline.data.datasets.folder import FolderConfig
-from pipeline.data.datasets.table import TableConfig
 from pipeline.data.manifest import Manifest
-
-
-class PrepareConfig(Config):
-    """Which source the tasks come from, and the settings of every source."""
-
-    source: Literal["emoji", "coop", "folder", "table"]
-    emoji: EmojiConfig
-    coop: CoopConfig
-    folder: FolderConfig
-    table: TableConfig
-
-    @property
-    def root(self) -> Path:
-        """Where the relative paths of the source's manifests start."""
-        roots = {"coop": self.coop.root, "folder": self.folder.root, "table": self.table.root}
-        return Path(roots.get(self.source, ""))
 
 
 def find_sources(config: PrepareConfig, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:

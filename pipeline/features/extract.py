@@ -20,9 +20,10 @@ from pipeline.core.errors import report_all
 from pipeline.core.provenance import value_hash
 from pipeline.data.manifest import SPLITS, Manifest
 from pipeline.data.sampling import Draws
+from pipeline.features.config import FeaturesConfig
 from pipeline.features.loader import Pictures, cut, load_batches, places
 from pipeline.features.shards import SIZE, Encoded, restore, save_shard
-from pipeline.features.task import FeaturesConfig, TaskFeatures
+from pipeline.features.task import TaskFeatures
 
 LISTED = 1000
 """Images that an error names."""

@@ -20,8 +20,9 @@ from pipeline.clip.backbone import Backbone, crop_transform
 from pipeline.core.errors import report_all
 from pipeline.data.decode import read_picture
 from pipeline.data.manifest import Manifest
+from pipeline.features.config import FeaturesConfig
 from pipeline.features.pixels import TaskPictures
-from pipeline.features.task import FeaturesConfig, TaskFeatures
+from pipeline.features.task import TaskFeatures
 
 Batch = tuple[Tensor | None, list[str | None]]
 """The readable pictures `[n, 3, H, W]`, and for all of the batch why there is none, or None."""

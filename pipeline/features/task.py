@@ -6,45 +6,14 @@ width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from pipeline.core.config import Config
 from pipeline.data.manifest import SPLITS
 from pipeline.features.pixels import TaskPictures
-
-MOST_WORKERS = 16
-"""Of `workers: auto`; every worker holds two batches of pictures."""
-
-
-class FeaturesConfig(Config):
-    """How images become features."""
-
-    views: int = Field(ge=0)
-    """Random crops cached for every training image, beside its plain view."""
-    crop_scale: tuple[float, float]
-    """Area of a random crop, relative to the image."""
-    flip: bool
-    """Whether crops are mirrored at random."""
-    batch_size: int = Field(ge=1)
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"]
-    """Processes that decode images; `auto` is one per core, at most `MOST_WORKERS`."""
-    seed: int = Field(ge=0)
-    on_bad_image: Literal["strict", "lenient"] = "strict"
-    """Whether images that cannot be read are errors, all in one, or left out and listed."""
-
-    @property
-    def n_workers(self) -> int:
-        """How many processes decode images."""
-        if self.workers == "auto":
-            return min(os.cpu_count() or 1, MOST_WORKERS)
-        return self.workers
 
 
 @dataclass(frozen=True)

@@ -17,62 +17,19 @@ Shapes: M context tokens, D text width, R rank, W image width, J prompted layers
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.core.config import Config
+from pipeline.prompts.config import (
+    Bits,
+    LowRankConfig,
+    PromptConfig,
+)
 from pipeline.prompts.coupling import Inputs, couple, start_coupling
-from pipeline.prompts.quantizer import Bits, Quantizer, QuantizerConfig, quantized_bytes
-from pipeline.prompts.residual import Residual, ResidualConfig
+from pipeline.prompts.quantizer import Quantizer, quantized_bytes
+from pipeline.prompts.residual import Residual
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
-
-Rank = Literal["full"] | Annotated[int, Field(ge=0)]
-
-
-class LowRankConfig(Config):
-    """How the left factor U of `init + U V` starts, trains and is stored. V starts at zero."""
-
-    left_init: Literal["normal", "orthogonal"] = "normal"
-    """Independent entries of variance 1 / R, or orthogonal columns of the same mean square."""
-    left_scale: float = Field(default=1.0, gt=0)
-    """Factor on the start of U. The steps of V grow with its square."""
-    left_lr: float = Field(default=1.0, ge=0)
-    """Learning rate of U, as a multiple of V's; 0 keeps its random start."""
-    left_bits: Bits | Literal["auto"] = "auto"
-    """Bits of U; `auto` is those of V, unless codes and codebook would be larger than U itself."""
-
-
-class PromptConfig(Config):
-    """One point of the family."""
-
-    init: str = Field(min_length=1)
-    """Words whose embeddings start the context, for instance "a photo of a"."""
-    rank: Rank
-    """Of what is added to the template: full, or 1, 2, ...; 0 adds nothing (zero-shot)."""
-    bits: Bits
-    n_ctx: int = Field(ge=1)
-    depth: int = Field(default=0, ge=0)
-    """Layers of both towers that read prompts of their own (MaPLe); 0: the text's input alone."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the update's entries that a training step leaves out (RLP)."""
-    noise_std: float = Field(default=0.0, ge=0)
-    """Gaussian noise on the context while training (the control of QPrompt)."""
-    low_rank: LowRankConfig = LowRankConfig()
-    residual: ResidualConfig = ResidualConfig()
-    quantizer: QuantizerConfig = QuantizerConfig()
-
-    def infeasible(self) -> str | None:
-        """Return why this point does not exist, or None."""
-        if self.rank != "full" and self.rank > self.n_ctx:
-            return f"rank {self.rank} with n_ctx {self.n_ctx}: allowed are 0 to n_ctx, or full"
-        if self.rank == 0 and self.residual.hidden:
-            return f"residual.hidden {self.residual.hidden} with rank 0: there is nothing to train"
-        if self.depth and (self.rank != "full" or self.residual.hidden):
-            return f"depth {self.depth}: allowed with rank full and residual.hidden 0"
-        return None
 
 
 def low_rank_context(init_MD: Tensor, left_MR: Tensor, right_RD: Tensor) -> Tensor:

@@ -5,17 +5,12 @@ Shapes: n scalars, C = 2^bits centroids, G groups of scalars with a codebook eac
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.core.config import Config
+from pipeline.prompts.config import Bits, QuantizerConfig
 from pipeline.prompts.kmeans import cluster, nearest
 
-Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8, 16]
-"""Bits per stored scalar; 16 means no codebook, plain half precision."""
 SMALLEST_STD = 1e-12
 """Below it a tensor counts as constant."""
 
@@ -23,22 +18,6 @@ SMALLEST_STD = 1e-12
 def quantized_bytes(n: int, bits: int, n_codebooks: int = 1) -> int:
     """Return the bytes of n codes and of their half-precision codebooks."""
     return -(-n * bits // 8) + n_codebooks * (2 << bits)
-
-
-class QuantizerConfig(Config):
-    """How values are rounded, and when the codebook is recomputed."""
-
-    mode: Literal["qat", "ptq"] = "qat"
-    """Quantization-aware training, or full precision until the prompt is stored."""
-    normalize: bool = True
-    """Whether the codebook is kept in units of mean and standard deviation, and moves with them."""
-    interval: int = Field(default=10, ge=1)
-    """Fewest steps between two clusterings (the paper's t; its value is not published)."""
-    kl_threshold: float = Field(default=0.01, ge=0)
-    """Shift of the codes' histogram below which a codebook stays (the paper's T_KL, not published).
-    With 0, and interval 1, the codebook is recomputed at every step."""
-    codebooks: Literal["tensor", "row"] = "tensor"
-    """One codebook for a whole factor, or one for each of its rows."""
 
 
 def code_shift(before_GC: Tensor, now_GC: Tensor) -> Tensor:

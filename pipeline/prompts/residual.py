@@ -6,20 +6,9 @@ Shapes: M rows (context tokens, or rows of a factor), D text width, H hidden wid
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.core.config import Config
-
-
-class ResidualConfig(Config):
-    """The network beside the prompt; it is gone after training."""
-
-    hidden: int = Field(default=0, ge=0)
-    """Bottleneck H; 0 means that there is none."""
-    shared: bool = True
-    """One network for all rows, or one for each."""
-    layer_norm: bool = True
+from pipeline.prompts.config import ResidualConfig
 
 
 class Residual(nn.Module):

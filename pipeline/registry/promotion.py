@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
-Policy = Literal["better", "always", "never"]
+from pipeline.registry.config import Policy
+
 ALIASES = ("champion", "compact")
 """The first is fought for; the others belong to the same sweep's choice and follow it."""
 BENCHMARK = ("data_hash", "protocol", "tasks", "shots", "selection_seeds")

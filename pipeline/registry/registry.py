@@ -18,8 +18,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from mlflow.tracking import MlflowClient
 
+from pipeline.registry.config import Policy
 from pipeline.registry.mlflow_model import log_model
-from pipeline.registry.promotion import ALIASES, Policy, refusal
+from pipeline.registry.promotion import ALIASES, refusal
 from pipeline.registry.release import Release, content_hash, load_abouts, version_tags
 from pipeline.registry.version_card import version_card
 from pipeline.serving.predictor import Predictor, load_model_files

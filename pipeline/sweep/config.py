@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, RootModel, model_validator
 
 from pipeline.core.config import Config
-from pipeline.training.validation import Validation
+from pipeline.training.config import Validation
 
 Value = bool | int | float | str
 

@@ -5,25 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pydantic import Field
-
-from pipeline.core.config import Config
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.records import TrialRecord
-
-
-class EvaluateConfig(Config):
-    """How winners are chosen and measured."""
-
-    seeds: list[int] = Field(min_length=1)
-    compact_within: float = Field(ge=0, le=1)
-    """The compact winner is the smallest prompt whose score is at most this far from the best."""
-    methods: list[str]
-    """Named methods that are refit and tested beside the winners, as params.yaml has them."""
-    per_task: bool
-    """Whether the winners of every task on its own are refit, too, beside the common ones."""
-    pareto: bool
-    """Whether the other trials of the Pareto front are refit, too, with the first seed alone."""
 
 
 def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -18,11 +18,11 @@ from pipeline.clip.encoders import TextSide
 from pipeline.core.device import usable_device
 from pipeline.core.timeout import time_limit
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.sweep.checkpoint_store import Vault
 from pipeline.sweep.study import SweepConfig
 from pipeline.training.checkpoint import pack_trial, unpack_trial
-from pipeline.training.fit import TrainConfig
+from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
 from pipeline.training.trial import Trial
 

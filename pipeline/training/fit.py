@@ -9,68 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.clip.similarity import logits
 from pipeline.clip.text.huggingface import AnyNames, Tower
 from pipeline.clip.vision_tower import VisionTower
-from pipeline.core.config import Config
 from pipeline.features.pixels import encode_tokens
 from pipeline.prompts.coupling import stack
-from pipeline.prompts.prompt import Prompt, PromptConfig
-from pipeline.training.schedule import (
-    CoopConfig,
-    FastConfig,
-    Name,
-    coop_epochs,
-    coop_rates,
-    fast_rates,
-)
-
-
-class TrainConfig(Config):
-    """The optimizer (SGD; with Nesterov's momentum if `fast`) and its schedule."""
-
-    schedule: Name
-    """`fast`, or `coop`: the papers' own, which takes many times longer."""
-    lr: float = Field(gt=0)
-    """Peak learning rate in CoOp's terms; `fast` takes larger steps, fewer of them."""
-    momentum: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
-    precision: Literal["float32", "bfloat16"]
-    """Of the matrix products in the text tower; everything else stays in float32."""
-    kg_weight: float = Field(default=0.0, ge=0)
-    """Pull of the class embeddings to those of the template (KgCoOp's lambda; the paper's is 8)."""
-    rounds: int = Field(ge=1)
-    """How often a fit measures and reports; its steps are divided over the rounds."""
-    fast: FastConfig
-    coop: CoopConfig
-
-    @model_validator(mode="after")
-    def _enough_steps(self) -> Self:
-        fewest = self.fast.min_steps
-        if self.schedule == "coop":
-            fewest = coop_epochs(self.coop, shots=1)
-        if self.rounds > fewest:
-            raise ValueError(f"rounds must be at most {fewest}: a fit may have as few steps")
-        return self
-
-    def rates(self, lr: float, n_images: int, shots: int, prompt: PromptConfig) -> list[float]:
-        """Return the learning rate of every step of a prompt's fit with peak `lr`."""
-        rates = coop_rates(self.coop, lr, n_images, shots)
-        if self.schedule == "coop":
-            return rates
-        boost = self.fast.boost.low_rank
-        if prompt.bits < 16 and prompt.quantizer.mode == "qat":
-            boost = self.fast.boost.quantized
-        elif prompt.rank == "full":
-            boost = self.fast.boost.full
-        return fast_rates(self.fast, rates, boost)
+from pipeline.prompts.prompt import Prompt
+from pipeline.training.config import TrainConfig
+from pipeline.training.schedule import step_rates
 
 
 @dataclass(frozen=True)
@@ -122,7 +73,9 @@ class PromptFit:
         self.tower, self.data, self.replicas, self.config = tower, data, replicas, config
         self.device = data.views_XVE.device
         n_images = data.index_SN.shape[1]
-        rates_ST = [config.rates(r.lr, n_images, data.shots, r.prompt.config) for r in replicas]
+        rates_ST = [
+            step_rates(config, r.lr, n_images, data.shots, r.prompt.config) for r in replicas
+        ]
         self.n_steps = len(rates_ST[0])
         if not any(list(r.prompt.parameters()) for r in replicas):
             self.n_steps = config.rounds  # nothing learns: a step a round, for its loss

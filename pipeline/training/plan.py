@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.prompts.prompt import PromptConfig
-from pipeline.training.fit import TrainConfig
+from pipeline.prompts.config import PromptConfig
+from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
 from pipeline.training.refit import Fit
 

@@ -12,32 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import Field
-
-from pipeline.core.config import Config
-from pipeline.core.errors import report_all
 from pipeline.data.sampling import split_base_new
 from pipeline.features.task import TaskFeatures
-
-Name = Literal["base_to_new", "few_shot", "cross_dataset", "domain_generalization"]
-
-
-class ProtocolConfig(Config):
-    """A protocol."""
-
-    train: Literal["base", "all"]
-    """Classes that are trained."""
-    test: Literal["halves", "all", "tasks", "domains"]
-    """Base and new classes apart; all classes; those of other tasks; those of other domains."""
-    source: str | None = None
-    """The only task that is trained on; null: every task is, on its own."""
-    targets: list[str] | None = None
-    """Tasks that are tested on, for `tasks`, and for `domains` that are data sets of their own
-    (ImageNet's variants); null: all others."""
-    shots: list[int] | None = Field(default=None, min_length=1)
-    """Images per class, one fit for each number; null: `sweep.shots`."""
+from pipeline.training.config import ProtocolConfig
 
 
 @dataclass(frozen=True)
@@ -58,24 +36,6 @@ class Target:
     domain: str
     classes: tuple[int, ...]
     domains: tuple[str, ...]
-
-
-def check_protocol(name: str, config: ProtocolConfig, tasks: Sequence[str]) -> None:
-    """Refuse sources and targets that are not prepared.
-
-    Raises:
-        ValueError: naming them.
-    """
-    named = {"source": [config.source] if config.source else [], "targets": config.targets or []}
-    report_all(
-        f"protocols.{name}",
-        [
-            f"{key}: found {task!r}; allowed are {list(tasks)}"
-            for key, found in named.items()
-            for task in found
-            if task not in tasks
-        ],
-    )
 
 
 def trained_tasks(config: ProtocolConfig, tasks: Sequence[str]) -> list[str]:

@@ -16,11 +16,11 @@ from pipeline.clip.encoders import TextSide
 from pipeline.clip.similarity import accuracy
 from pipeline.core.device import usable_device
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.prompts.stored import StoredPrompt
-from pipeline.training.fit import TrainConfig
+from pipeline.training.config import ProtocolConfig, TrainConfig
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.protocols import ProtocolConfig, held_out_domains, targets, trained_classes
+from pipeline.training.protocols import held_out_domains, targets, trained_classes
 from pipeline.training.records import Measurement, TestRow
 from pipeline.training.task_run import Point, TaskRun, measure_prompts
 

@@ -9,55 +9,12 @@ docs/schedules.md has the evidence.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
 
-from pydantic import Field
+from pipeline.prompts.config import PromptConfig
+from pipeline.training.config import CoopConfig, FastConfig, TrainConfig, coop_epochs
 
-from pipeline.core.config import Config
-
-Name = Literal["fast", "coop"]
 WARMUP_LR = 1e-5
 """CoOp's constant learning rate in its first epoch."""
-
-
-class BoostConfig(Config):
-    """Sums of learning rates, as multiples of CoOp's, that end at its training loss.
-
-    Small batches leave the flat start of the flow sooner than the whole batch does, and the more
-    so the freer the prompt is to follow their noise.
-    """
-
-    full: float = Field(gt=0)
-    low_rank: float = Field(gt=0)
-    quantized: float = Field(gt=0)
-
-
-class FastConfig(Config):
-    """The whole batch at every step: linear warm-up, a plateau, linear decay."""
-
-    stride: int = Field(ge=1)
-    """Steps of CoOp's schedule that one step stands for."""
-    boost: BoostConfig
-    min_steps: int = Field(ge=1)
-    """Steps of a fit that CoOp's schedule would have given fewer than `stride` times as many."""
-    warmup_steps: int = Field(ge=0)
-    decay: float = Field(ge=0, le=1)
-    """Share of the steps in which the learning rate falls to zero."""
-
-
-class CoopConfig(Config):
-    """The schedule of CoOp's public code (arXiv 2109.01134)."""
-
-    epochs: Annotated[int, Field(ge=1)] | Literal["auto"]
-    """Passes over the shots; `auto` is 50 for 1 shot, 100 for 2 to 7, 200 for 8 and more."""
-    batch_size: int = Field(ge=1)
-
-
-def coop_epochs(config: CoopConfig, shots: int) -> int:
-    """Return the number of passes over the training images."""
-    if config.epochs != "auto":
-        return config.epochs
-    return 50 if shots < 2 else 100 if shots < 8 else 200
 
 
 def coop_batches(config: CoopConfig, n_images: int) -> int:
@@ -88,3 +45,18 @@ def fast_rates(config: FastConfig, coop: list[float], boost: float) -> list[floa
     ]
     scale = boost * sum(coop) / sum(shape)
     return [scale * factor for factor in shape]
+
+
+def step_rates(
+    config: TrainConfig, lr: float, n_images: int, shots: int, prompt: PromptConfig
+) -> list[float]:
+    """Return the learning rate of every step of a prompt's fit with peak `lr`."""
+    rates = coop_rates(config.coop, lr, n_images, shots)
+    if config.schedule == "coop":
+        return rates
+    boost = config.fast.boost.low_rank
+    if prompt.bits < 16 and prompt.quantizer.mode == "qat":
+        boost = config.fast.boost.quantized
+    elif prompt.rank == "full":
+        boost = config.fast.boost.full
+    return fast_rates(config.fast, rates, boost)

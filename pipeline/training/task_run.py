@@ -17,10 +17,12 @@ from pipeline.clip.similarity import accuracy
 from pipeline.data.sampling import draw_shots
 from pipeline.features.pixels import encode_beside
 from pipeline.features.task import TaskFeatures, renumber
-from pipeline.prompts.prompt import Prompt, PromptConfig
+from pipeline.prompts.config import PromptConfig
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.stored import StoredPrompt
-from pipeline.training.fit import PromptFit, Replica, TrainConfig, TrainingSet
-from pipeline.training.validation import Validation, validation_rows
+from pipeline.training.config import TrainConfig, Validation
+from pipeline.training.fit import PromptFit, Replica, TrainingSet
+from pipeline.training.validation import validation_rows
 
 
 @dataclass(frozen=True)

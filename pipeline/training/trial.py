@@ -13,11 +13,10 @@ from pipeline.core.errors import report_all
 from pipeline.data.manifest import SPLITS
 from pipeline.data.sampling import split_base_new
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig
-from pipeline.training.fit import TrainConfig
+from pipeline.prompts.config import PromptConfig
+from pipeline.training.config import TrainConfig, Validation
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.task_run import Point, TaskRun
-from pipeline.training.validation import Validation
 
 
 def check_splits(tasks: Sequence[TaskFeatures], wanted: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ Shapes: N encoded images of a task, T of its training split, V validation images
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,8 +14,7 @@ from pipeline.core.errors import report_all
 from pipeline.data.manifest import SPLITS
 from pipeline.data.sampling import draw_train_rest, draw_train_val, split_base_new
 from pipeline.features.task import TaskFeatures
-
-Validation = Literal["all", "drawn"]
+from pipeline.training.config import Validation
 
 
 def check_validation(

@@ -24,7 +24,7 @@ from pipeline.clip.backbone import (
     wrap_model,
 )
 from pipeline.clip.fingerprint import fingerprint
-from pipeline.features.task import FeaturesConfig
+from pipeline.features.config import FeaturesConfig
 from tests.conftest import clip_config
 
 

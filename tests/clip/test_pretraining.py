@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.clip.backbone import build_clip
+from pipeline.clip.pretraining.config import PretrainConfig
 from pipeline.clip.pretraining.recipe import (
     STYLE_WORDS,
     Batches,
-    PretrainConfig,
     contrastive_loss,
     encode_captions,
     fit_clip,

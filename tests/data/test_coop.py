@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.config import CoopConfig
 from pipeline.data.datasets import coop
-from pipeline.data.datasets.coop import CoopConfig, build, find
+from pipeline.data.datasets.coop import build, find
 from pipeline.data.datasets.coop_catalog import DATA_SETS
 from pipeline.data.datasets.coop_download import DOWNLOADS
 from pipeline.data.manifest import Manifest, check_manifest

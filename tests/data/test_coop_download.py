@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torchvision
 
-from pipeline.data.datasets.coop import CoopConfig, build, find
+from pipeline.data.config import CoopConfig
+from pipeline.data.datasets.coop import build, find
 from pipeline.data.datasets.coop_catalog import DATA_SETS
 from pipeline.data.datasets.coop_download import DOWNLOADS
 from pipeline.data.manifest import check_manifest

@@ -8,10 +8,9 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
+from pipeline.data.config import OwnConfig, Shares
 from pipeline.data.datasets.custom import (
-    OwnConfig,
     Picture,
-    Shares,
     build_own,
     complete_splits,
     counts_of,

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.data.config import EmojiConfig
 from pipeline.data.datasets.emoji import (
     BACKGROUNDS,
-    EmojiConfig,
     Poses,
     build_manifest,
     find,

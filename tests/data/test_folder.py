@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.clip.backbone import Backbone
+from pipeline.data.config import FolderConfig, Shares
 from pipeline.data.datasets import folder
-from pipeline.data.datasets.custom import Shares
-from pipeline.data.datasets.folder import FolderConfig, build, find
+from pipeline.data.datasets.folder import build, find
 from pipeline.data.manifest import check_manifest, load_manifest, save_manifest
+from pipeline.features.config import FeaturesConfig
 from pipeline.features.extract import encode_task
-from pipeline.features.task import FeaturesConfig
 from tests.helpers.pictures import put
 
 

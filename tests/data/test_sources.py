@@ -7,11 +7,11 @@ import pytest
 
 from pipeline.clip.backbone import Backbone
 from pipeline.core import paths
-from pipeline.data.datasets.emoji import EmojiConfig
+from pipeline.data.config import EmojiConfig, PrepareConfig
 from pipeline.data.manifest import TEST_ONLY, Manifest, load_manifest, save_manifest
-from pipeline.data.sources import PrepareConfig, build_source, find_sources
+from pipeline.data.sources import build_source, find_sources
+from pipeline.features.config import FeaturesConfig
 from pipeline.features.extract import encode_task
-from pipeline.features.task import FeaturesConfig
 from pipeline.params import load_params
 from tests.helpers.pictures import make_zhou, put
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data.datasets.custom import Shares
-from pipeline.data.datasets.table import TableConfig, build, find
+from pipeline.data.config import Shares, TableConfig
+from pipeline.data.datasets.table import build, find
 from pipeline.data.manifest import check_manifest
 from tests.helpers.pictures import png, put
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.data.manifest import SPLITS
-from pipeline.features.task import MOST_WORKERS, TaskFeatures, renumber
+from pipeline.features.config import MOST_WORKERS
+from pipeline.features.task import TaskFeatures, renumber
 from tests.conftest import features_config
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.clip.encoders import TextSide
-from pipeline.prompts.prompt import Prompt, PromptConfig
+from pipeline.prompts.config import PromptConfig
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
 
 M, D, INIT = 4, 64, "a photo of a"

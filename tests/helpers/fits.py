@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.clip.text.tower import TextTower
-from pipeline.prompts.prompt import Prompt, PromptConfig
-from pipeline.training.fit import PromptFit, Replica, TrainConfig, TrainingSet
+from pipeline.prompts.config import PromptConfig
+from pipeline.prompts.prompt import Prompt
+from pipeline.training.config import TrainConfig
+from pipeline.training.fit import PromptFit, Replica, TrainingSet
 
 NAMES = [[320], [5, 6, 7], [10, 11]]
 INIT = [320, 1125, 539, 320]

@@ -27,10 +27,12 @@ from pipeline.clip.backbone import Backbone, build_clip, load_backbone, save_cli
 from pipeline.clip.config import BackboneConfig
 from pipeline.data.manifest import Manifest
 from pipeline.data.sampling import split_base_new
+from pipeline.features.config import FeaturesConfig
 from pipeline.features.extract import encode_task
-from pipeline.features.task import FeaturesConfig, TaskFeatures
+from pipeline.features.task import TaskFeatures
+from pipeline.prompts.config import PromptConfig
 from pipeline.prompts.file import load_prompt, save_prompt
-from pipeline.prompts.prompt import Prompt, PromptConfig
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.registry.registry import Promotion, Registered, promote, register
 from pipeline.registry.release import Release

@@ -8,11 +8,11 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.study import Choice, Range, Search, SweepConfig
 from pipeline.sweep.trainable import SweepJob
-from pipeline.training.fit import TrainConfig
+from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
 from pipeline.training.trial import Trial
 from tests.conftest import train_config

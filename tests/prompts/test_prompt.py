@@ -6,15 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.prompts.prompt import (
-    LowRankConfig,
-    Prompt,
-    PromptConfig,
-    init_tokens,
-    low_rank_context,
-    merge,
-    start_left,
-)
+from pipeline.prompts.config import LowRankConfig, PromptConfig
+from pipeline.prompts.prompt import Prompt, init_tokens, low_rank_context, merge, start_left
 
 M, D = 4, 24
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.prompts.quantizer import Quantizer, QuantizerConfig, code_shift, quantized_bytes
+from pipeline.prompts.config import QuantizerConfig
+from pipeline.prompts.quantizer import Quantizer, code_shift, quantized_bytes
 from tests.helpers.reference import squared_error
 from tests.prompts.test_kmeans import draw
 

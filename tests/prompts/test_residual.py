@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from pipeline.prompts.prompt import Prompt, PromptConfig, merge
-from pipeline.prompts.residual import Residual, ResidualConfig
+from pipeline.prompts.config import PromptConfig, ResidualConfig
+from pipeline.prompts.prompt import Prompt, merge
+from pipeline.prompts.residual import Residual
 
 M, D, H = 4, 24, 6
 KINDS = list(itertools.product([True, False], [True, False]))

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from pipeline.prompts.prompt import Prompt, PromptConfig, merge
+from pipeline.prompts.config import PromptConfig
+from pipeline.prompts.prompt import Prompt, merge
 from pipeline.prompts.stored import StoredTensor, check_factors
 from tests.helpers.reference import decode, pack_bits
 

@@ -8,7 +8,8 @@ from PIL import Image
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.similarity import accuracy
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import Prompt, PromptConfig
+from pipeline.prompts.config import PromptConfig
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.report.examples import (
     PER_KIND,

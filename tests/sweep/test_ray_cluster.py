@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 from pipeline.clip.encoders import TextSide
 from pipeline.core.device import usable_device
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.sweep.driver import SweepJob, run_sweep
 from pipeline.sweep.ray_cluster import (
     check_resources,
@@ -33,7 +33,7 @@ from pipeline.sweep.ray_cluster import (
     waiting_trials,
 )
 from pipeline.sweep.study import Range, Search, SweepConfig
-from pipeline.training.fit import TrainConfig
+from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
 from tests.conftest import train_config
 

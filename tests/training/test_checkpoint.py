@@ -9,7 +9,7 @@ from safetensors.torch import load
 
 from pipeline.clip.encoders import TextSide
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.training.checkpoint import COUNTERS, pack_trial, unpack_trial
 from pipeline.training.trial import Trial
 from tests.conftest import train_config

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pipeline.clip.backbone import Backbone
 from pipeline.clip.text.tower import TextTower
 from pipeline.training.fit import PromptFit
+from pipeline.training.schedule import step_rates
 from tests.conftest import CLIP_FRAME, train_config
 from tests.helpers.fits import (
     INIT,
@@ -48,7 +49,7 @@ def test_training_is_the_loop_written_out(tower: TextTower, schedule: str, rank:
     config = train_config(schedule=schedule)
     fit = start(tower, [(rank, 16, 0.1, 7)], config)
     prompt, data = replica(tower, rank, 16, 0.1, 7).prompt, fit.data
-    rates = config.rates(0.1, N, SHOTS, prompt.config)
+    rates = step_rates(config, 0.1, N, SHOTS, prompt.config)
     if schedule == "coop":
         assert len(rates) == 6 * (N // 5)
         batches = coop_batches(data.index_SN[0], V, 7, 5, len(rates))

@@ -1,6 +1,6 @@
 """Every configuration is refit once, with the seeds that its names ask for."""
 
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.training.plan import Configuration, front, plan_fits
 from tests.conftest import train_config
 

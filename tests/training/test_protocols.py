@@ -6,13 +6,8 @@ import pytest
 
 from pipeline.features.task import TaskFeatures
 from pipeline.params import load_params
-from pipeline.training.protocols import (
-    ProtocolConfig,
-    check_protocol,
-    targets,
-    trained_classes,
-    trained_tasks,
-)
+from pipeline.training.config import ProtocolConfig, check_protocol
+from pipeline.training.protocols import targets, trained_classes, trained_tasks
 
 TASKS = ("toy", "other", "third")
 

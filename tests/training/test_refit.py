@@ -9,9 +9,10 @@ from pipeline.clip.backbone import Backbone
 from pipeline.clip.encoders import TextSide
 from pipeline.data.manifest import SPLITS
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
+from pipeline.training.config import ProtocolConfig
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.protocols import ProtocolConfig, held_out_domains
+from pipeline.training.protocols import held_out_domains
 from pipeline.training.refit import (
     BASE_TO_NEW,
     ZERO_SHOT,

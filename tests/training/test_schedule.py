@@ -8,8 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.prompts.prompt import PromptConfig
-from pipeline.training.schedule import CoopConfig, FastConfig, coop_rates, fast_rates
+from pipeline.prompts.config import PromptConfig
+from pipeline.training.config import CoopConfig, FastConfig
+from pipeline.training.schedule import coop_rates, fast_rates, step_rates
 from tests.conftest import BOOST, train_config
 from tests.helpers.reference import coop_schedule
 
@@ -81,7 +82,7 @@ def test_fast_spends_as_much_as_coop_times_the_boost_of_the_method(
     prompt = PromptConfig(init="a photo of a", rank=rank, bits=bits, n_ctx=4)
     coop = {"epochs": "auto", "batch_size": 32}
     fast, slow = (
-        train_config(12, schedule=name, coop=coop).rates(0.002, n_images, shots, prompt)
+        step_rates(train_config(12, schedule=name, coop=coop), 0.002, n_images, shots, prompt)
         for name in ("fast", "coop")
     )
     assert sum(fast) == pytest.approx(boost * sum(slow), rel=1e-9)

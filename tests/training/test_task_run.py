@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from pipeline.clip.encoders import TextSide
 from pipeline.data.sampling import Draws
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig, merge
+from pipeline.prompts.config import PromptConfig
+from pipeline.prompts.prompt import merge
 from pipeline.training.task_run import Point, TaskRun, draw_images, measure_prompts
 from tests.conftest import train_config
 from tests.helpers.reference import sample_shots

@@ -8,7 +8,7 @@ import torch
 from pipeline.clip.encoders import TextSide
 from pipeline.data.manifest import SPLITS
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.trial import Trial, check_splits
 from tests.conftest import train_config

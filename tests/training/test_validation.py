@@ -10,7 +10,7 @@ from pipeline.clip.encoders import TextSide
 from pipeline.data.manifest import SPLITS
 from pipeline.data.sampling import Draws, draw_train_rest
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import PromptConfig
+from pipeline.prompts.config import PromptConfig
 from pipeline.training.task_run import Point, TaskRun, draw_images
 from pipeline.training.trial import Trial
 from pipeline.training.validation import check_validation, validation_rows

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from pipeline.clip.pretraining.recipe import PretrainConfig
+from pipeline.clip.pretraining.config import PretrainConfig
 
 LICENSES = {
     "openmoji": "OpenMoji, HfG Schwäbisch Gmünd, CC-BY-SA-4.0",

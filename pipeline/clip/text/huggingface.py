@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.clip.config import BUDGET_BYTES
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.packing import Names
-from pipeline.clip.text.tower import BUDGET_BYTES, TextTower
+from pipeline.clip.text.tower import TextTower
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.clip.config import BUDGET_BYTES
 from pipeline.clip.deep_prompts import replace_prompt
 from pipeline.clip.frozen_block import is_plain
 from pipeline.clip.text.layout import Frame, read_layout
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 Path = Literal["shared", "truncated", "full"]
 PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final")
-BUDGET_BYTES = 2 * 2**30
-"""What a pass may keep for the way back, unless told otherwise."""
 KEPT_PACKS = 32
 """Packed sets of names that a tower keeps."""
 FLOATS_PER_POSITION = 24

@@ -7,27 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import Field
-
-from pipeline.core.config import Config
 from pipeline.core.errors import report_all
-from pipeline.core.workspace import DataRoot
+from pipeline.data.config import CoopConfig
 from pipeline.data.datasets.coop_catalog import DATA_SETS, DataSet
 from pipeline.data.datasets.coop_download import DOWNLOADS, fetch, torchvision_download
 from pipeline.data.datasets.coop_splits import Splits, all_files, make_split
 from pipeline.data.datasets.custom import spoken
 from pipeline.data.manifest import ONE_DOMAIN, Manifest, build_rows
-
-
-class CoopConfig(Config):
-    """Where the benchmark's data lie."""
-
-    root: DataRoot
-    """CoOp's `$DATA`: holds one folder per data set."""
-    download: bool
-    """Whether images that are missing are downloaded, where torchvision can do it."""
-    seed: int = Field(ge=0)
-    """Of the splits that are made where a split file is missing."""
 
 
 def find(

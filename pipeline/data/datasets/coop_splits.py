@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pipeline.core.errors import report_all
-from pipeline.data.datasets.custom import Shares, counts_of
+from pipeline.data.config import Shares
+from pipeline.data.datasets.custom import counts_of
 
 PUBLIC_SHARES = Shares(train=0.5, val=0.2, test=0.3)
 """What CoOp's code takes where it splits a data set itself."""

@@ -8,45 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from pipeline.core.config import Config
 from pipeline.core.errors import report_all
-from pipeline.core.workspace import DataRoot
+from pipeline.data.config import OwnConfig, Shares
 from pipeline.data.manifest import ONE_DOMAIN, SPLITS, Manifest, build_rows
-
-Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
-"""A caption with {} in the place of the class name."""
-
-
-class Shares(Config):
-    """How much of a class each split gets, where no split is given; they add up to 1."""
-
-    train: float = Field(gt=0, lt=1)
-    val: float = Field(gt=0, lt=1)
-    test: float = Field(gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _whole(self) -> Shares:
-        if abs(self.train + self.val + self.test - 1) > 1e-6:
-            raise ValueError(
-                f"found {self.train} + {self.val} + {self.test}; allowed is a sum of 1"
-            )
-        return self
-
-
-class OwnConfig(Config):
-    """How own pictures become tasks, wherever they lie."""
-
-    root: DataRoot
-    """The folder in which the tasks lie."""
-    template: Template
-    """The zero-shot caption."""
-    shares: Shares
-    seed: int = Field(ge=0)
-    """Of the splits that are made."""
 
 
 @dataclass(frozen=True)

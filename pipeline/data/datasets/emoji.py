@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import resvg_py
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.core.config import Config
 from pipeline.core.errors import report_all
 from pipeline.core.provenance import value_hash
+from pipeline.data.config import EmojiConfig
 from pipeline.data.manifest import SPLITS, Manifest
 
 BACKGROUNDS = {
@@ -151,21 +150,6 @@ def encode_png(image_3HW: Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
-
-
-class EmojiConfig(Config):
-    """How the embedded drawings become a data set."""
-
-    template: str
-    """The zero-shot caption."""
-    shot_styles: list[str] = Field(min_length=1)
-    """Drawing styles of training, validation and test pictures."""
-    held_out_styles: list[str]
-    """Drawing styles of test pictures only."""
-    poses: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=1)]]
-    """Fixed poses of each drawing; every split has its own, the same for all classes."""
-    image_size: int = Field(ge=16)
-    seed: int = Field(ge=0)
 
 
 def read_tasks(

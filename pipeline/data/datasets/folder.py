@@ -13,15 +13,12 @@ from pathlib import Path
 
 from pipeline.core.errors import report_all
 from pipeline.core.provenance import file_hash
-from pipeline.data.datasets.custom import OwnConfig, Picture, build_own, files_hash, spoken
+from pipeline.data.config import FolderConfig
+from pipeline.data.datasets.custom import Picture, build_own, files_hash, spoken
 from pipeline.data.manifest import SPLITS, Manifest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Which files are pictures, in small or capital letters; others are left alone."""
-
-
-class FolderConfig(OwnConfig):
-    """Where own pictures lie in folders: `root` holds one folder per task."""
 
 
 def find(config: FolderConfig, tasks: Sequence[str]) -> dict[str, str]:

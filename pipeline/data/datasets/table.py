@@ -14,26 +14,12 @@ from pathlib import Path
 
 from pipeline.core.errors import report_all
 from pipeline.core.provenance import file_hash
-from pipeline.data.datasets.custom import OwnConfig, Picture, build_own, files_hash
-from pipeline.data.datasets.table_reader import (
-    SPLIT_NAMES,
-    Columns,
-    Row,
-    image_paths,
-    read_row,
-    read_table,
-)
+from pipeline.data.config import TableConfig
+from pipeline.data.datasets.custom import Picture, build_own, files_hash
+from pipeline.data.datasets.table_reader import SPLIT_NAMES, Row, image_paths, read_row, read_table
 from pipeline.data.manifest import SPLITS, Manifest
 
 PART = re.compile(r"(train|val|validation|test)([-_.].*)?\.(csv|parquet)")
-
-
-class TableConfig(OwnConfig):
-    """Where tables of own pictures lie, and how they become tasks."""
-
-    columns: Columns
-    class_names: dict[str, list[str]]
-    """Names in label order, for tasks whose table has bare labels."""
 
 
 def find(config: TableConfig, tasks: Sequence[str]) -> dict[str, str]:

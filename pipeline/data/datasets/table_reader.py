@@ -23,21 +23,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.config import Config
+from pipeline.data.config import Columns
 from pipeline.data.datasets.custom import spoken
 from pipeline.data.manifest import ONE_DOMAIN, SPLITS
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "validation": "val"}
-
-
-class Columns(Config):
-    """What a table calls its columns."""
-
-    image: str
-    class_name: str
-    label: str
-    split: str
-    domain: str
 
 
 @dataclass(frozen=True)

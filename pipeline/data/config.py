@@ -1,0 +1,106 @@
+"""Where data come from, and how they become tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.core.config import Config
+from pipeline.core.workspace import DataRoot
+
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
+"""A caption with {} in the place of the class name."""
+
+
+class Shares(Config):
+    """How much of a class each split gets, where no split is given; they add up to 1."""
+
+    train: float = Field(gt=0, lt=1)
+    val: float = Field(gt=0, lt=1)
+    test: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Shares:
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError(
+                f"found {self.train} + {self.val} + {self.test}; allowed is a sum of 1"
+            )
+        return self
+
+
+class OwnConfig(Config):
+    """How own pictures become tasks, wherever they lie."""
+
+    root: DataRoot
+    """The folder in which the tasks lie."""
+    template: Template
+    """The zero-shot caption."""
+    shares: Shares
+    seed: int = Field(ge=0)
+    """Of the splits that are made."""
+
+
+class EmojiConfig(Config):
+    """How the embedded drawings become a data set."""
+
+    template: str
+    """The zero-shot caption."""
+    shot_styles: list[str] = Field(min_length=1)
+    """Drawing styles of training, validation and test pictures."""
+    held_out_styles: list[str]
+    """Drawing styles of test pictures only."""
+    poses: dict[Literal["train", "val", "test"], Annotated[int, Field(ge=1)]]
+    """Fixed poses of each drawing; every split has its own, the same for all classes."""
+    image_size: int = Field(ge=16)
+    seed: int = Field(ge=0)
+
+
+class CoopConfig(Config):
+    """Where the benchmark's data lie."""
+
+    root: DataRoot
+    """CoOp's `$DATA`: holds one folder per data set."""
+    download: bool
+    """Whether images that are missing are downloaded, where torchvision can do it."""
+    seed: int = Field(ge=0)
+    """Of the splits that are made where a split file is missing."""
+
+
+class FolderConfig(OwnConfig):
+    """Where own pictures lie in folders: `root` holds one folder per task."""
+
+
+class Columns(Config):
+    """What a table calls its columns."""
+
+    image: str
+    class_name: str
+    label: str
+    split: str
+    domain: str
+
+
+class TableConfig(OwnConfig):
+    """Where tables of own pictures lie, and how they become tasks."""
+
+    columns: Columns
+    class_names: dict[str, list[str]]
+    """Names in label order, for tasks whose table has bare labels."""
+
+
+class PrepareConfig(Config):
+    """Which source the tasks come from, and the settings of every source."""
+
+    source: Literal["emoji", "coop", "folder", "table"]
+    emoji: EmojiConfig
+    coop: CoopConfig
+    folder: FolderConfig
+    table: TableConfig
+
+    @property
+    def root(self) -> Path:
+        """Where the relative paths of the source's manifests start."""
+        roots = {"coop": self.coop.root, "folder": self.folder.root, "table": self.table.root}
+        return Path(roots.get(self.source, ""))
