@@ -32,7 +32,3 @@ class BackboneConfig(Config):
     def on_cpu(self) -> BackboneConfig:
         """Return the same model on the CPU: for drivers, whose workers choose their own device."""
         return self.model_copy(update={"device": "cpu"})
-
-
-BUDGET_BYTES = 2 * 2**30
-"""What a pass may keep for the way back, unless told otherwise."""
