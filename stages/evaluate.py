@@ -15,7 +15,7 @@ from pipeline.core.provenance import git_commit, value_hash, versions
 from pipeline.data.manifest import load_manifest
 from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
-from pipeline.params import Params, apply_settings, load_params
+from pipeline.params import Params, load_params
 from pipeline.prompts.file import save_prompt
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.sweep.ray_cluster import check_resources, cluster, map_parallel
@@ -72,7 +72,7 @@ def main() -> None:
     configs = configurations(params, chosen)
     members = front(chosen, params.evaluate.pareto)
     extra = {
-        member.method: dict.fromkeys(params.tasks, apply_settings(params, member.record.settings))
+        member.method: dict.fromkeys(params.tasks, params.resolver.resolve(member.record.settings))
         for member in members
         if not member.roles
     }
@@ -149,7 +149,7 @@ def configurations(params: Params, chosen: dict[str, Any]) -> dict[str, dict[str
         own = {task: TrialRecord(**record).settings for task, record in records.items()}
         settings[f"{role}_per_task"] = own
     return {
-        method: {task: apply_settings(params, found) for task, found in by_task.items()}
+        method: {task: params.resolver.resolve(found) for task, found in by_task.items()}
         for method, by_task in settings.items()
     }
 

@@ -20,7 +20,7 @@ from pipeline.data.decode import read_picture
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
-from pipeline.params import Params, is_method, load_params
+from pipeline.params import Params, load_params
 from pipeline.prompts.file import load_prompt
 from pipeline.report.charts import live_charts, script
 from pipeline.report.examples import Example, ExampleGroup, group, predict, thumbnail
@@ -96,7 +96,7 @@ def named_trials(params: Params, trials: Mapping[str, Any]) -> dict[str, int]:
     """Return the best trial's number of every named method that the sweep tried."""
     records = [TrialRecord(**own) for own in trials["trials"]]
     found = {
-        name: [trial for trial in records if is_method(params, trial.settings, name)]
+        name: [trial for trial in records if params.resolver.is_method(trial.settings, name)]
         for name in params.methods
     }
     return {name: choose_champion(own).number for name, own in found.items() if own}

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from pipeline.clip.backbone import load_backbone
 from pipeline.core import paths
+from pipeline.core.config import flatten
 from pipeline.core.disk import check_writable
 from pipeline.core.errors import run_stage
 from pipeline.core.files import save_json
@@ -23,15 +24,7 @@ from pipeline.core.workspace import is_copy
 from pipeline.data.manifest import load_manifest
 from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
-from pipeline.params import (
-    Params,
-    apply_settings,
-    deepest,
-    expand,
-    flatten,
-    is_method,
-    load_params,
-)
+from pipeline.params import Params, load_params
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import check_resources, cluster, cluster_resources
 from pipeline.sweep.selection import choose_per_task, choose_winners, pareto_front
@@ -101,7 +94,8 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
     sweep = params.sweep
     check_validation(tasks, sweep.shots, sweep.seeds, sweep.validation)
     names = [name for task in tasks for name in task.class_names]
-    depth = deepest(params)
+    space = {name: axis.ends for name, axis in sweep.space.items()}
+    depth = params.resolver.largest("prompt.depth", space)
     text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)
     text.check_depth(depth)
     if depth:
@@ -113,11 +107,8 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
             with_pictures(task, backbone, manifest, params.features)
             for task, manifest in zip(tasks, manifests, strict=True)
         ]
-    axis = params.sweep.space.get("prompt.n_ctx")
-    longest = max(int(value) for value in axis.ends) if axis else params.prompt.n_ctx
-    text.check_names(longest)
-    resolve, complete = partial(apply_settings, params), partial(expand, params)
-    job = SweepJob(text, tasks, resolve, complete, params.sweep)
+    text.check_names(params.resolver.largest("prompt.n_ctx", space))
+    job = SweepJob(text, tasks, params.resolver.resolve, params.resolver.expand, params.sweep)
     data_hash = value_hash([task.data_hash for task in tasks])
     return job, identify(params, data_hash, backbone.fingerprint)
 
@@ -265,7 +256,7 @@ def save_results(
     within = params.evaluate.compact_within
 
     def is_coop(record: TrialRecord) -> bool:
-        return is_method(params, record.settings, "coop")
+        return params.resolver.is_method(record.settings, "coop")
 
     winners = choose_winners(records, within, is_coop)
     per_task = choose_per_task(records, within, is_coop)

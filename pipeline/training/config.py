@@ -108,7 +108,7 @@ def check_protocol(name: str, config: ProtocolConfig, tasks: Sequence[str]) -> N
     report_all(
         f"protocols.{name}",
         [
-            f"{key}: found {task!r}; allowed are {list(tasks)}"
+            f"{key}: got {task!r}; expected one of {list(tasks)}"
             for key, found in named.items()
             for task in found
             if task not in tasks
