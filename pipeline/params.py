@@ -22,6 +22,7 @@ from pipeline.sweep.config import SweepConfig, Value
 from pipeline.tracking.config import TrackingConfig
 from pipeline.training.config import (
     EvaluateConfig,
+    InputsConfig,
     Protocol,
     ProtocolConfig,
     TrainConfig,
@@ -73,6 +74,11 @@ class Params(Config):
     def resolver(self) -> Resolver:
         """What a trial's settings are relative to."""
         return Resolver(self.prompt, self.train, self.methods, self.method)
+
+    @property
+    def inputs(self) -> InputsConfig:
+        """What the stages after `features` read."""
+        return InputsConfig(self.backbone, self.features, self.prepare.root, self.prompt.init)
 
     @property
     def tested_by(self) -> ProtocolConfig:

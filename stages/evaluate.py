@@ -7,21 +7,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.clip.backbone import Backbone, load_backbone
+from pipeline.clip.backbone import Backbone
 from pipeline.core import paths
 from pipeline.core.errors import run_stage
 from pipeline.core.files import clear_folder, load_json, save_json, write_atomic
-from pipeline.core.provenance import git_commit, value_hash, versions
-from pipeline.data.manifest import load_manifest
-from pipeline.features.files import load_features
-from pipeline.features.loader import with_pictures
+from pipeline.core.provenance import git_commit, versions
 from pipeline.params import Params, load_params
 from pipeline.prompts.file import save_prompt
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.sweep.ray_cluster import check_resources, cluster, map_parallel
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.inputs import load_inputs
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.plan import Configuration, front, plan_fits
+from pipeline.training.plan import front, plan_fits
 from pipeline.training.protocols import trained_tasks
 from pipeline.training.records import Measurement, TrialRecord
 from pipeline.training.refit import (
@@ -32,42 +30,14 @@ from pipeline.training.refit import (
     measure_zero_shot,
     refit,
 )
+from pipeline.training.settings import Configuration
 from pipeline.training.trial import check_splits
-
-
-def load_job(params: Params, backbone: Backbone, depth: int) -> EvaluationJob:
-    """Load the features of all tasks, with pictures if prompts are deep, and tokenize names.
-
-    Raises:
-        ValueError: if a cache file is damaged, a task has no images to test on, or one that is to
-            be trained has none to train on.
-    """
-    tasks = {t: load_features(paths.features_path(t)) for t in params.tasks}
-    trained = trained_tasks(params.protocols[params.protocol], params.tasks)
-    check_splits([tasks[task] for task in trained], ("train",))
-    check_splits(list(tasks.values()), ("test",))
-    names = [name for features in tasks.values() for name in features.class_names]
-    text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)
-    text.check_depth(depth)
-    if depth:
-        manifests = {
-            task: load_manifest(paths.manifest_path(task), root=params.prepare.root)
-            for task in tasks
-        }
-        tasks = {
-            task: with_pictures(features, backbone, manifests[task], params.features)
-            for task, features in tasks.items()
-        }
-    protocol = params.protocols[params.protocol]
-    gpus = params.sweep.gpus_per_trial
-    return EvaluationJob(text, tasks, protocol, gpus)
 
 
 def main() -> None:
     """Run the stage."""
     params = load_params()
     tracker = Tracker(params.tracking, paths.STATE)
-    backbone = load_backbone(params.backbone.on_cpu())
     chosen = load_json(paths.WINNERS)
     configs = configurations(params, chosen)
     members = front(chosen, params.evaluate.pareto)
@@ -76,13 +46,15 @@ def main() -> None:
         for member in members
         if not member.roles
     }
-    every = (*configs.values(), *extra.values())
-    job = load_job(params, backbone, max(c[0].depth for by_task in every for c in by_task.values()))
-    captions = {
-        task: backbone.encode_captions([f.template.format(name) for name in f.class_names]).cpu()
-        for task, f in job.tasks.items()
-    }
+    prompts = [one.prompt for own in (*configs.values(), *extra.values()) for one in own.values()]
+    n_ctx, depth = max(one.n_ctx for one in prompts), max(one.depth for one in prompts)
+    inputs = load_inputs(params.tasks, params.inputs, n_ctx, depth)
+    backbone = inputs.backbone
+    job = EvaluationJob(inputs.text, inputs.tasks, params.tested_by, params.sweep.gpus_per_trial)
     trained = trained_tasks(job.protocol, params.tasks)
+    check_splits([job.tasks[task] for task in trained], ("train",))
+    check_splits(list(job.tasks.values()), ("test",))
+    captions = {task: inputs.captions_KE(task) for task in params.tasks}
     found = [
         one
         for task in trained
@@ -127,7 +99,7 @@ def main() -> None:
                 "git_commit": git_commit(),
                 "backbone": backbone.fingerprint,
                 "versions": versions(),
-                "data_hash": value_hash([task.data_hash for task in job.tasks.values()]),
+                "data_hash": inputs.data_hash,
             },
         },
     )

@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.clip.backbone import load_backbone
 from pipeline.core import paths
 from pipeline.core.config import flatten
 from pipeline.core.disk import check_writable
@@ -21,9 +20,6 @@ from pipeline.core.files import save_json
 from pipeline.core.locks import exclusive
 from pipeline.core.provenance import checkout_id, git_commit, value_hash, versions
 from pipeline.core.workspace import is_copy
-from pipeline.data.manifest import load_manifest
-from pipeline.features.files import load_features
-from pipeline.features.loader import with_pictures
 from pipeline.params import Params, load_params
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import check_resources, cluster, cluster_resources
@@ -32,6 +28,7 @@ from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob
 from pipeline.tracking.recorder import Ended, SweepLog, Tally, sweep_log
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.inputs import load_inputs
 from pipeline.training.records import FailedTrial, TrialRecord
 from pipeline.training.trial import check_splits
 from pipeline.training.validation import check_validation
@@ -82,35 +79,15 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
         ValueError: if a cache file is damaged or stale, a class name is too long, or a task has
             no images to train on or to select with.
     """
-    tasks = [load_features(paths.features_path(task)) for task in params.sweep.tasks]
-    backbone = load_backbone(params.backbone.on_cpu())
-    for task in tasks:
-        if task.fingerprint != backbone.fingerprint:
-            raise ValueError(
-                f"{paths.features_path(task.name)}: made by another backbone "
-                f"than {params.backbone.name}; run `dvc repro features`"
-            )
-    check_splits(tasks, ("train",))
     sweep = params.sweep
-    check_validation(tasks, sweep.shots, sweep.seeds, sweep.validation)
-    names = [name for task in tasks for name in task.class_names]
     space = {name: axis.ends for name, axis in sweep.space.items()}
-    depth = params.resolver.largest("prompt.depth", space)
-    text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)
-    text.check_depth(depth)
-    if depth:
-        manifests = [
-            load_manifest(paths.manifest_path(task.name), root=params.prepare.root)
-            for task in tasks
-        ]
-        tasks = [
-            with_pictures(task, backbone, manifest, params.features)
-            for task, manifest in zip(tasks, manifests, strict=True)
-        ]
-    text.check_names(params.resolver.largest("prompt.n_ctx", space))
-    job = SweepJob(text, tasks, params.resolver.resolve, params.resolver.expand, params.sweep)
-    data_hash = value_hash([task.data_hash for task in tasks])
-    return job, identify(params, data_hash, backbone.fingerprint)
+    n_ctx, depth = (params.resolver.largest(f"prompt.{key}", space) for key in ("n_ctx", "depth"))
+    inputs = load_inputs(sweep.tasks, params.inputs, n_ctx, depth)
+    tasks = list(inputs.tasks.values())
+    check_splits(tasks, ("train",))
+    check_validation(tasks, sweep.shots, sweep.seeds, sweep.validation)
+    job = SweepJob(inputs.text, tasks, params.resolver.resolve, params.resolver.expand, sweep)
+    return job, identify(params, inputs.data_hash, inputs.backbone.fingerprint)
 
 
 def main() -> None:

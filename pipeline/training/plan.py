@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.prompts.config import PromptConfig
-from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
 from pipeline.training.refit import Fit
-
-Configuration = tuple[PromptConfig, TrainConfig]
+from pipeline.training.settings import Configuration
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class Resolver:
         for name in given:
             if name not in known:
                 raise ValueError(f"{name}: unknown key; expected method or one of {sorted(known)}")
+        if "prompt.init" in given:
+            raise ValueError("prompt.init: cannot be a setting: trials share its embeddings")
         sections = nest({**known, **given})
         try:
             return Configuration(

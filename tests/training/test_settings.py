@@ -41,6 +41,7 @@ def test_an_unknown_name_is_refused(resolver: Resolver, name: str) -> None:
     [
         ({"prompt.rank": 2}, None),
         ({"prompt.rank": 8, "prompt.n_ctx": 4}, "rank 8 with n_ctx 4"),
+        ({"prompt.init": "a"}, "prompt.init: cannot be a setting"),
         ({"prompt.bits": 9}, "bits: got 9; input should be 1, 2"),
         ({"method": "copo"}, "method: got 'copo'; expected one of ['coop', "),
     ],
