@@ -45,7 +45,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.inputs import load_inputs
 from pipeline.training.protocols import targets, trained_tasks
 from pipeline.training.records import Measurement, TrialRecord
-from pipeline.training.refit import TaskData
+from pipeline.training.results import TaskData
 
 console = Console(highlight=False)
 

@@ -16,7 +16,7 @@ from pipeline.core import paths
 from pipeline.core.config import flatten
 from pipeline.core.disk import check_writable
 from pipeline.core.errors import run_stage
-from pipeline.core.files import save_json
+from pipeline.core.files import save_json, save_record
 from pipeline.core.locks import exclusive
 from pipeline.core.provenance import checkout_id, git_commit, value_hash, versions
 from pipeline.core.workspace import is_copy
@@ -29,7 +29,7 @@ from pipeline.sweep.trainable import SweepJob
 from pipeline.tracking.recorder import Ended, SweepLog, Tally, sweep_log
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.inputs import load_inputs
-from pipeline.training.records import FailedTrial, TrialRecord
+from pipeline.training.records import FailedTrial, TrialRecord, Winners
 from pipeline.training.trial import check_splits
 from pipeline.training.validation import check_validation
 
@@ -237,18 +237,7 @@ def save_results(
 
     winners = choose_winners(records, within, is_coop)
     per_task = choose_per_task(records, within, is_coop)
-    save_json(
-        paths.WINNERS,
-        {
-            "study": study.name,
-            "winners": {role: asdict(record) for role, record in winners.items()},
-            "pareto": [asdict(record) for record in pareto_front(records)],
-            "per_task": {
-                role: {task: asdict(record) for task, record in own.items()}
-                for role, own in per_task.items()
-            },
-        },
-    )
+    save_record(paths.WINNERS, Winners(study.name, winners, pareto_front(records), per_task))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,16 @@ from pipeline.training.config import InputsConfig
 
 @dataclass(frozen=True)
 class Inputs:
-    """A backbone on the CPU, its text side with all class names, and the features of tasks."""
+    """What fits share.
 
+    Attributes:
+        config: what they were made with.
+        backbone: on the CPU.
+        text: its text side, with all class names.
+        tasks: features by name.
+    """
+
+    config: InputsConfig
     backbone: Backbone
     text: TextSide
     tasks: dict[str, TaskFeatures]
@@ -73,7 +81,7 @@ def load_inputs(tasks: Sequence[str], config: InputsConfig, n_ctx: int, depth: i
         for task, features in found.items():
             manifest = load_manifest(paths.manifest_path(task), root=config.root)
             found[task] = with_pictures(features, model, manifest, config.features)
-    return Inputs(model, text, found)
+    return Inputs(config, model, text, found)
 
 
 def check_origin(tasks: Sequence[TaskFeatures], config: InputsConfig, fingerprint: str) -> None:
