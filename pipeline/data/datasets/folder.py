@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.core.errors import report_all
-from pipeline.core.provenance import file_hash
+from pipeline.core.hashes import file_hash
 from pipeline.data.config import FolderConfig
 from pipeline.data.datasets.custom import Picture, build_own, files_hash, spoken
 from pipeline.data.manifest import SPLITS, Manifest

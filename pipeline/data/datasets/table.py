@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.core.errors import report_all
-from pipeline.core.provenance import file_hash
+from pipeline.core.hashes import file_hash
 from pipeline.data.config import TableConfig
 from pipeline.data.datasets.custom import Picture, build_own, files_hash
 from pipeline.data.datasets.table_reader import SPLIT_NAMES, Row, image_paths, read_row, read_table
