@@ -1,6 +1,10 @@
 """The base of every section of params.yaml: frozen, strict, and without unknown keys."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Config(BaseModel):

@@ -142,6 +142,7 @@ def test_nothing_to_train_is_no_error(tower: TextTower) -> None:
     assert len(finish(alone)) == alone.step
 
 
+@pytest.mark.usefixtures("emulated_bfloat16")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("schedule", ["fast", "coop"])
 def test_training_lowers_the_loss(tower: TextTower, schedule: str, precision: str) -> None:
@@ -157,6 +158,7 @@ def test_training_lowers_the_loss(tower: TextTower, schedule: str, precision: st
         assert last < first, point
 
 
+@pytest.mark.usefixtures("emulated_bfloat16")
 @pytest.mark.parametrize(("points", "rounds"), [(POINTS, 6), (POINTS[:2], 3)])
 @pytest.mark.parametrize("schedule", ["fast", "coop"])
 def test_bfloat16_begins_as_float32_does(

@@ -21,6 +21,7 @@ def padded(backbone: Backbone) -> TextTower:
 
 
 @pytest.mark.parametrize("budget_bytes", [2**31, 2**20])  # one pass, and chunks
+@pytest.mark.usefixtures("emulated_bfloat16")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("path", ["shared", "full"])
 def test_a_step_does_not_wait(
