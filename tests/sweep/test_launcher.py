@@ -84,6 +84,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "key").write_text("secret")
+    monkeypatch.setattr(remote, "which", str)
     assert remote.load_cluster(filled(tmp_path, ssh_private_key=str(tmp_path / "key")))
     monkeypatch.setattr(remote, "which", lambda tool: None if tool == "rsync" else tool)
     with pytest.raises(ValueError, match="mine.yaml") as caught:

@@ -20,7 +20,7 @@ from pipeline.tracking.server import check_database, wait_for
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_metrics
 from stages.server import is_loopback, port_in_force
-from tests.helpers.postgres_for_tests import provide_postgres
+from tests.helpers.postgres_for_tests import need_postgres
 from tests.helpers.projects import free_port
 from tests.tracking.test_recorder import N_EPOCHS, nested, record, run_sweep
 
@@ -28,7 +28,7 @@ from tests.tracking.test_recorder import N_EPOCHS, nested, record, run_sweep
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that PostgreSQL's user reaches, unlike pytest's."""
-    provide_postgres()
+    need_postgres()
     made = Path(tempfile.mkdtemp(prefix="loqua-test-"))
     made.chmod(0o755)
     yield made
@@ -172,7 +172,7 @@ def test_only_loopback_is_silent() -> None:
 
 
 def test_unreachable_folder_is_named() -> None:
-    provide_postgres()
+    need_postgres()
     if os.geteuid() != 0:
         pytest.skip("only root hands PostgreSQL to another user")
     with tempfile.TemporaryDirectory() as private:  # 0700
