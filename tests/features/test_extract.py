@@ -23,7 +23,7 @@ from pipeline.features.loader import with_pictures
 from pipeline.features.task import TaskFeatures
 from pipeline.serving.model import decode_image
 from pipeline.training.task_run import draw_images
-from tests.conftest import EPS, features_config, with_images
+from tests.helpers.toy import EPS, features_config, with_images
 
 
 def test_rows_stay_in_order(backbone: Backbone, manifest: Manifest) -> None:

@@ -20,7 +20,7 @@ from pipeline.features import extract as encode
 from pipeline.features.extract import encode_task
 from pipeline.features.shards import Encoded, restore, save_shard
 from pipeline.features.task import TaskFeatures
-from tests.conftest import EPS, features_config, with_images
+from tests.helpers.toy import EPS, features_config, with_images
 
 SIZE = 8
 """Pictures of a shard here: the 45 images and 20 crops are 9 shards."""

@@ -13,7 +13,6 @@ from pipeline.clip.backbone import Backbone
 from pipeline.clip.text.tower import TextTower
 from pipeline.training.fit import PromptFit
 from pipeline.training.schedule import step_rates
-from tests.conftest import CLIP_FRAME, train_config
 from tests.helpers.fits import (
     INIT,
     NAMES,
@@ -27,6 +26,7 @@ from tests.helpers.fits import (
     training_set,
 )
 from tests.helpers.reference import coop_batches, coop_schedule, encode_context, train_alone
+from tests.helpers.toy import CLIP_FRAME, train_config
 
 
 @pytest.mark.parametrize("schedule", ["fast", "coop"])

@@ -9,8 +9,8 @@ import torch
 from pipeline.clip.backbone import Backbone
 from pipeline.clip.text.tower import TextTower
 from pipeline.training.fit import PromptFit
-from tests.conftest import CLIP_FRAME, train_config
 from tests.helpers.fits import NAMES, POINTS, M, Waits, replica, start, training_set
+from tests.helpers.toy import CLIP_FRAME, train_config
 
 
 def padded(backbone: Backbone) -> TextTower:

@@ -2,7 +2,7 @@
 
 from pipeline.prompts.config import PromptConfig
 from pipeline.training.plan import Configuration, front, plan_fits
-from tests.conftest import train_config
+from tests.helpers.toy import train_config
 
 
 def configuration(rank: int, lr: float = 0.1) -> Configuration:
