@@ -63,7 +63,7 @@ def test_rows_are_the_models_answers_and_errors_stand_beside_them(
     told = capsys.readouterr()
     assert f"{out}: 10 pictures, 4 classes of fruit" in told.out
     assert "2 picture(s) cannot be read" in told.err
-    assert "3-text.jpg: 10 bytes that are no readable image" in told.err
+    assert "3-text.jpg: got 10 bytes, no readable image" in told.err
 
 
 def test_new_names_tasks_and_prompt_files(world: World, project: Path, tmp_path: Path) -> None:
