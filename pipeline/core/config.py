@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Config(BaseModel):

@@ -19,7 +19,7 @@ from pipeline.features.files import load_features, save_features
 from pipeline.features.task import TaskFeatures
 from pipeline.training.config import InputsConfig
 from pipeline.training.inputs import check_study, load_inputs
-from tests.conftest import CONTEXT_LENGTH, clip_config, features_config
+from tests.helpers.toy import CONTEXT_LENGTH, clip_config, features_config
 
 TASK = "things"
 

@@ -10,7 +10,7 @@ from pipeline.prompts.config import PromptConfig
 from pipeline.training.plan import Plan, front, make_plan
 from pipeline.training.records import TrialRecord, Winners
 from pipeline.training.settings import Configuration
-from tests.conftest import train_config
+from tests.helpers.toy import train_config
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 

@@ -23,7 +23,7 @@ from pipeline.training.records import Measurement, TrialRecord, Winners
 from pipeline.training.refit import BASE_TO_NEW, EvaluationJob, Fit, refit
 from pipeline.training.results import Results, scores
 from pipeline.training.settings import Configuration
-from tests.conftest import features_config, train_config
+from tests.helpers.toy import features_config, train_config
 
 PROMPT = PromptConfig(init="a photo of a", rank=1, bits=2, n_ctx=4)
 TRAIN = train_config(4, lr=0.1, rounds=2)
