@@ -19,7 +19,7 @@ from pipeline.tracking.postgres import as_service_user, find_binaries, own_clust
 from pipeline.tracking.server import check_database, wait_for
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_metrics
-from tests.helpers.postgres_for_tests import provide_postgres
+from tests.helpers.postgres_for_tests import need_postgres
 from tests.helpers.projects import free_port
 from tests.tracking.test_recorder import N_EPOCHS, nested, record, run_sweep
 
@@ -27,7 +27,7 @@ from tests.tracking.test_recorder import N_EPOCHS, nested, record, run_sweep
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that PostgreSQL's user reaches, unlike pytest's."""
-    provide_postgres()
+    need_postgres()
     made = Path(tempfile.mkdtemp(prefix="loqua-test-"))
     made.chmod(0o755)
     yield made
@@ -159,7 +159,7 @@ def test_password_in_an_address_is_refused_and_not_repeated() -> None:
 
 
 def test_unreachable_folder_is_named() -> None:
-    provide_postgres()
+    need_postgres()
     if os.geteuid() != 0:
         pytest.skip("only root hands PostgreSQL to another user")
     with tempfile.TemporaryDirectory() as private:  # 0700
