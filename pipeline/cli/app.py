@@ -31,6 +31,7 @@ def group(name: str, panel: str, text: str) -> typer.Typer:
 exports = group("export", USE, "Write a prompt for other people's code.")
 exports.command("coop", cls=Command)(exchange.export_coop)
 exports.command("embeddings", cls=Command)(exchange.export_embeddings)
+exports.command("onnx", cls=Command)(exchange.export_onnx)
 
 imports = group("import", USE, "Read a prompt from other people's code.")
 imports.command("coop", cls=Command)(exchange.import_coop)

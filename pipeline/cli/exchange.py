@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 Prompt = Annotated[Path, typer.Argument(metavar="PROMPT", help="Prompt file.")]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="File to write.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,C", help="Class names.", show_default="those of its training"),
+]
 
 
 def export_coop(prompt: Prompt, out: Out) -> None:
@@ -29,14 +33,7 @@ def export_coop(prompt: Prompt, out: Out) -> None:
     print(f"{out}: ctx [{stored.n_ctx}, {backbone.text.width}]")
 
 
-def export_embeddings(
-    prompt: Prompt,
-    out: Out,
-    classes: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,C", help="Class names.", show_default="those of its training"),
-    ] = None,
-) -> None:
+def export_embeddings(prompt: Prompt, out: Out, classes: Classes = None) -> None:
     """Write a prompt's class embeddings: a zero-shot classifier for any CLIP code."""
     from pipeline.prompts.file import load_prompt
     from pipeline.serving.interop import check_class_names, save_embeddings
@@ -54,6 +51,23 @@ def export_embeddings(
     )
     write(out, save)
     print(f"{out}: {len(names)} classes")
+
+
+def export_onnx(prompt: Prompt, out: Out, classes: Classes = None) -> None:
+    """Write a prompt with its image tower as an ONNX graph: pictures in, probabilities out."""
+    from pipeline.prompts.file import load_prompt
+    from pipeline.serving.interop import check_class_names
+    from pipeline.serving.onnx_export import export_onnx, preprocessing
+    from pipeline.serving.predictor import load_prompts
+
+    _, backbone = load()
+    _, about = load_prompt(prompt, backbone.fingerprint)
+    asked = trained_classes(prompt, about) if classes is None else split(classes)
+    names = check_class_names(asked)
+    predictor = load_prompts({prompt.stem: prompt}, backbone)
+    write(out, partial(export_onnx, predictor=predictor, task=prompt.stem, names=names))
+    shape = preprocessing(predictor)
+    print(f"{out}: {len(names)} classes, pictures of {shape['height']} x {shape['width']} pixels")
 
 
 def import_coop(

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -45,6 +47,13 @@ def test_the_commands_go_around(backbone: Backbone, tmp_path: Path) -> None:
     again = Learner(torch.zeros(M, D))
     load_into_coop(back, again)
     assert torch.equal(again.ctx, learner.ctx.float())
+
+    graph = tmp_path / "x.onnx"
+    printed = run("export", "onnx", prompt, "--classes", "cat, red apple", "--out", graph)
+    assert "2 classes, pictures of 32 x 32 pixels" in printed
+    data = {"pictures": np.zeros((3, 3, 32, 32), np.uint8)}
+    (found_NK,) = onnxruntime.InferenceSession(graph).run(None, data)
+    assert np.allclose(found_NK.sum(axis=1), 1, atol=1e-5)
 
     out = tmp_path / "x.safetensors"
     run("export", "embeddings", prompt, "--classes", "cat, red apple", "--out", out)
