@@ -25,7 +25,7 @@ def ui(port: Port = 5000) -> None:
     if uri.startswith("http"):
         print(f"the server {uri} records the runs; open it in a browser")
         return
-    from pipeline.tracking.tracker import make_database
+    from pipeline.tracking.database import make_database
 
     make_database(uri)
     url = f"http://{LOOPBACK}:{port}"

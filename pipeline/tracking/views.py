@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
 from pipeline.tracking.tracker import Tracker
@@ -102,6 +103,25 @@ def view_path(experiment_id: str, study: str, charts: bool = False) -> str:
     """Return the address of a sweep's view, below that of the UI."""
     mode = f"{CHARTS}&compareRunsMode=CHART" if charts else ""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={study}{mode}"
+
+
+def links(address: str, experiment_id: str, study: str, model: str) -> dict[str, str]:
+    """Return the pages of the UI that matter, by what they show.
+
+    MLflow's front door shows one collapsed row for a whole sweep.
+
+    Args:
+        address: of the server, for instance `http://127.0.0.1:5000`.
+        experiment_id: of the runs.
+        study: name of the sweep.
+        model: name of the registered model.
+    """
+    base = address.rstrip("/") + "/"
+    return {
+        "trials of the newest sweep": base + view_path(experiment_id, study),
+        "the same as charts": base + view_path(experiment_id, study, charts=True),
+        "registered versions": f"{base}#/models/{quote(model)}",
+    }
 
 
 def experiment_note(experiment_id: str, study: str) -> str:
