@@ -12,7 +12,10 @@ from typing import Any
 from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
-from pipeline.tracking.tracker import Tracker
+from mlflow.tracking import MlflowClient
+
+from pipeline.tracking.config import TrackingConfig
+from pipeline.tracking.tracker import KEY, Tracker
 
 TAG = "mlflow.sharedViewState."
 NOTE = "mlflow.note.content"
@@ -122,6 +125,20 @@ def links(address: str, experiment_id: str, study: str, model: str) -> dict[str,
         "the same as charts": base + view_path(experiment_id, study, charts=True),
         "registered versions": f"{base}#/models/{quote(model)}",
     }
+
+
+def newest_links(uri: str, config: TrackingConfig, address: str, model: str) -> dict[str, str]:
+    """Return the `links` of the newest sweep in a tracking store; none before the first sweep."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(config.experiment)
+    if experiment is None:
+        return {}
+    sweeps = "tags.state LIKE '%'"  # only the run of a sweep has a state
+    newest = ["attributes.start_time DESC"]
+    runs = client.search_runs([experiment.experiment_id], sweeps, order_by=newest, max_results=1)
+    if not runs:
+        return {}
+    return links(address, str(experiment.experiment_id), runs[0].data.tags[KEY], model)
 
 
 def experiment_note(experiment_id: str, study: str) -> str:
