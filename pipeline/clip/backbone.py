@@ -22,7 +22,8 @@ from torchvision.transforms import v2
 from pipeline.clip.config import BUDGET_BYTES, BackboneConfig
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.fingerprint import fingerprint
-from pipeline.clip.text.huggingface import Tower, WholeTower
+from pipeline.clip.text.encoder import TextEncoder
+from pipeline.clip.text.huggingface import WholeTower
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.tower import TextTower
 from pipeline.clip.vision_tower import VisionTower
@@ -45,7 +46,7 @@ class Backbone:
 
     model: Any
     transform: Transform
-    text: Tower
+    text: TextEncoder
     tokenizer: Any
     logit_scale: float
     fingerprint: str
@@ -157,7 +158,7 @@ def wrap_model(
     )
 
 
-def wrap_text(text: Any, tokenizer: Any, budget_bytes: int) -> Tower:
+def wrap_text(text: Any, tokenizer: Any, budget_bytes: int) -> TextEncoder:
     """Return the text tower in the form that runs it best.
 
     Raises:
