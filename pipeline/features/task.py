@@ -1,19 +1,47 @@
 """Image features of a task, encoded once through the frozen image tower.
 
-Shapes: N encoded images, T training images that shots are drawn from, V views, E joint embedding
-width.
+Shapes: N encoded images, T training images that shots are drawn from, V views, H = W pixels,
+E joint embedding width.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.data.manifest import SPLITS
-from pipeline.features.pixels import TaskPictures
+
+
+@dataclass(frozen=True)
+class TaskPictures:
+    """The pictures behind a task's features, in the same order, as the image tower gets them.
+
+    Attributes:
+        pixel_N3HW: uint8, resized and cropped, not yet normalized.
+        view_NV3HW: uint8, the training images alone: plain view first, then the same crops that
+            the features were made of.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
+
+    pixel_N3HW: Tensor
+    view_NV3HW: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalized(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """Return pixels as the tower reads them, float32, `[..., 3, H, W]`."""
+        mean_311, std_311 = (
+            torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std)
+        )
+        return (pixels.to(device).float() / 255 - mean_311) / std_311
 
 
 @dataclass(frozen=True)
@@ -34,6 +62,7 @@ class TaskFeatures:
         train_index_T: int64, where each of them stands in `views_NVE`; -1: it is not encoded.
         fingerprint: of the backbone that made the features.
         data_hash: SHA-256 of the manifest.
+        settings: what the images were encoded with: `FeaturesConfig.content`.
         skipped: paths and reasons of images that cannot be read and take part in nothing.
         pictures: what the features were made of; only where prompts stand in the image tower.
     """
@@ -52,8 +81,23 @@ class TaskFeatures:
     train_index_T: Tensor
     fingerprint: str
     data_hash: str
+    settings: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     pictures: TaskPictures | None = None
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of everything but `pictures`: equal for equal features of the same origin."""
+        digest = hashlib.sha256()
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        del values["pictures"]
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+            else:
+                digest.update(f"{name} {json.dumps(value, sort_keys=True)}\n".encode())
+        return digest.hexdigest()
 
     @property
     def shot_domains(self) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.clip.config import BackboneConfig
 from pipeline.core.config import Config, Precision
 from pipeline.core.errors import report_all
+from pipeline.features.config import FeaturesConfig
 
 Protocol = Literal["base_to_new", "few_shot", "cross_dataset", "domain_generalization"]
 Schedule = Literal["fast", "coop"]
@@ -109,7 +112,7 @@ def check_protocol(name: str, config: ProtocolConfig, tasks: Sequence[str]) -> N
     report_all(
         f"protocols.{name}",
         [
-            f"{key}: found {task!r}; allowed are {list(tasks)}"
+            f"{key}: got {task!r}; expected one of {list(tasks)}"
             for key, found in named.items()
             for task in found
             if task not in tasks
@@ -132,3 +135,19 @@ class EvaluateConfig(Config):
 
 
 Validation = Literal["all", "drawn"]
+
+
+class InputsConfig(NamedTuple):
+    """What inputs should have been made with.
+
+    Attributes:
+        backbone: which towers.
+        features: how images are encoded.
+        root: where the paths of pictures start.
+        init: the words that start a context.
+    """
+
+    backbone: BackboneConfig
+    features: FeaturesConfig
+    root: Path
+    init: str

@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from pipeline.clip.similarity import logits
 from pipeline.clip.text.encoder import TextEncoder
-from pipeline.clip.vision_tower import VisionTower
+from pipeline.clip.vision_tower import VisionTower, encode_tokens
 from pipeline.core.device import usable_precision
-from pipeline.features.pixels import encode_tokens
 from pipeline.prompts.coupling import stack
 from pipeline.prompts.prompt import Prompt
 from pipeline.training.config import TrainConfig
