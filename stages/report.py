@@ -42,7 +42,7 @@ from pipeline.report.tables import (
 from pipeline.sweep.importance import importances
 from pipeline.sweep.selection import choose_champion
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.inputs import load_inputs
+from pipeline.training.inputs import check_study, load_inputs
 from pipeline.training.protocols import targets, trained_tasks
 from pipeline.training.records import Measurement, TrialRecord
 from pipeline.training.results import TaskData
@@ -231,6 +231,7 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     trials, results = (load_json(p) for p in (paths.TRIALS, paths.RESULTS))
+    check_study(paths.RESULTS, results["study"], trials["study"], "evaluate")
     found = [Measurement(**one) for one in results["measurements"]]
     tables = result_tables(params, results, found)
     clear_folder(paths.REPORT)

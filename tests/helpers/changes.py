@@ -80,50 +80,51 @@ def scale_weights(project: Path) -> None:
 CODE = "sweep evaluate register report"
 ALL = f"features {CODE}"
 FIT = "pipeline/training/fit.py"
+SIZES, RATES = "pipeline/prompts/quantizer.py", "pipeline/training/schedule.py"
+TRIALS, TOWER = "pipeline/training/trial.py", "pipeline/clip/text/tower.py"
+SENTENCES, PAGE = "pipeline/report/findings/sweep.py", "pipeline/report/templates/report.md.j2"
+NOTHING = {"trains": False, "same": True, "new_version": False}
 CHANGES = [
     Change("features.views", params(features__views=2), "features report", ALL),
     Change("features.crop_scale", params(features__crop_scale=[0.5, 0.6]), "features", ALL),
     Change("features.flip", params(features__flip=True), "features", ALL),
     Change(
-        "features.on_bad_image", params(features__on_bad_image="lenient"), "features", ALL, same=True
+        "features.on_bad_image",
+        params(features__on_bad_image="lenient"),
+        "features",
+        ALL,
+        same=True,
     ),
-    Change("features.workers", params(features__workers=1), "", "", trains=False, same=True,
-           new_version=False),
+    Change("features.workers", params(features__workers=1), "", "", **NOTHING),
     Change("prompt.init", params(prompt__init="an icon of a"), "sweep evaluate report", CODE),
     Change("a class name", rename_class, "", f"prepare {ALL}"),
     Change("the backbone's weights", scale_weights, "features register report", ALL),
-    Change("the loss", replace(FIT, "loss_SB.mean(dim=1)", "0.1 * loss_SB.mean(dim=1)"), CODE, CODE),
+    Change("the loss", replace(FIT, "loss_SB.mean(dim=1)", "0.1 * loss_SB.mean(1)"), CODE, CODE),
+    Change("the quantizer", replace(SIZES, "+ 0.5) / 2**bits", "+ 0.4) / 2**bits"), CODE, CODE),
+    Change("the schedule", replace(RATES, "WARMUP_LR = 1e-5", "WARMUP_LR = 1e-3"), CODE, CODE),
+    Change("a text tower's code", append(TOWER, "NEW = 1"), CODE, CODE, same=True),
     Change(
-        "the quantizer's rounding",
-        replace("pipeline/prompts/quantizer.py", "+ 0.5) / 2**bits", "+ 0.4) / 2**bits"), CODE, CODE,
+        "the image encoder's code",
+        append("pipeline/clip/images.py", "NEW = 1"),
+        ALL,
+        ALL,
+        same=True,
     ),
+    Change("a comment", append(FIT, "# A comment."), CODE, CODE, **NOTHING),
+    Change("a docstring", replace(TRIALS, '"""', '"""In short: '), CODE, CODE, **NOTHING),
     Change(
-        "the schedule",
-        replace("pipeline/training/schedule.py", "WARMUP_LR = 1e-5", "WARMUP_LR = 1e-3"), CODE, CODE,
-    ),
-    Change("a text tower's code", append("pipeline/clip/text/tower.py", "NEW = 1"), CODE, CODE,
-           same=True),
-    Change("how images are encoded", append("pipeline/clip/images.py", "NEW = 1"), ALL, ALL,
-           same=True),
-    Change("a comment", append(FIT, "# A comment."), CODE, CODE, trains=False, same=True,
-           new_version=False),
-    Change(
-        "a docstring", replace("pipeline/training/trial.py", '"""', '"""In short: '), CODE, CODE,
-        trains=False, same=True, new_version=False,
-    ),
-    Change(
-        "a constant of the sampler",
+        "the sampler",
         replace("pipeline/sweep/sampler.py", "STARTUP_TRIALS = 8", "STARTUP_TRIALS = 9"),
-        "sweep report", "sweep report", trains=False, same=True, new_version=False,
+        "sweep report",
+        "sweep report",
+        **NOTHING,
     ),
     Change(
         "a sentence of the report",
-        replace("pipeline/report/findings/sweep.py", "ran to their end", "ran to the end"),
-        "report", "report", trains=False, same=True, new_version=False,
+        replace(SENTENCES, "ran to their end", "ran to the end"),
+        "report",
+        "report",
+        **NOTHING,
     ),
-    Change(
-        "the report's template",
-        replace("pipeline/report/templates/report.md.j2", "# Loqua", "# The report of Loqua"),
-        "report", "report", trains=False, same=True, new_version=False,
-    ),
-]  # fmt: skip
+    Change("a template", replace(PAGE, "# Loqua", "# All of Loqua"), "report", "report", **NOTHING),
+]
