@@ -1,8 +1,8 @@
 """Where the project is, also for an experiment that DVC runs in a temporary copy of it.
 
 `dvc exp run --temp` and `dvc queue start` copy what git and DVC track to `.dvc/tmp/exps/`, and
-delete the copy at the end. What belongs to the checkout and not to the experiment stays in the checkout:
-the study, the tracking database, and the user's pictures.
+delete the copy at the end. What belongs to the checkout and not to the experiment stays in the
+checkout: the study, the tracking database, and the user's pictures.
 """
 
 from __future__ import annotations
