@@ -16,8 +16,8 @@ from pipeline.clip.text.huggingface import AnyNames, Tower
 from pipeline.clip.text.tower import TextTower
 from pipeline.clip.vision_tower import VisionTower
 from pipeline.core.errors import report_all
+from pipeline.prompts.context import init_tokens, merge
 from pipeline.prompts.coupling import Inputs, couple, stack
-from pipeline.prompts.prompt import init_tokens, merge
 from pipeline.prompts.stored import StoredPrompt
 
 

@@ -73,3 +73,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         yield following
         context = None if following.__suppress_context__ else following.__context__
         following = following.__cause__ or context
+
+
+def root_of(error: BaseException) -> str:
+    """Say what is at the root of an error, in one short line."""
+    while below := error.__cause__ or error.__context__:
+        error = below
+    text = str(error).split("\n")[0] or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

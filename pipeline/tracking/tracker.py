@@ -27,7 +27,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.core.errors import root_of
+from pipeline.core.disk import root_of
 from pipeline.core.files import write_atomic
 from pipeline.core.locks import exclusive
 from pipeline.tracking.config import SQLITE, TrackingConfig, tracking_uri

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.disk import MIN_FREE_BYTES, check_writable, disk_problem
-from pipeline.core.errors import run_stage
+from pipeline.core.stage import run_stage
 
 
 def nested(first: Exception) -> Exception:
