@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from pipeline.clip.config import BUDGET_BYTES, BackboneConfig
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.images import ImageEncoder, load_model, wrap_images
-from pipeline.clip.text.huggingface import Tower, WholeTower
+from pipeline.clip.text.encoder import TextEncoder
+from pipeline.clip.text.huggingface import WholeTower
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.tower import TextTower
 from pipeline.clip.vision_tower import VisionTower
@@ -30,7 +31,7 @@ class Backbone(ImageEncoder):
         logit_scale: factor on cosine similarities.
     """
 
-    text: Tower
+    text: TextEncoder
     tokenizer: Any
     logit_scale: float
 
@@ -107,7 +108,7 @@ def wrap_model(
     )
 
 
-def wrap_text(text: Any, tokenizer: Any, budget_bytes: int) -> Tower:
+def wrap_text(text: Any, tokenizer: Any, budget_bytes: int) -> TextEncoder:
     """Return the text tower in the form that runs it best.
 
     Raises:

@@ -1,7 +1,7 @@
-"""How a stage or a command runs: errors that users can fix are one message, without a traceback.
+"""How a stage or a command runs; an error that the user can fix is one message, no traceback.
 
-A `ValueError` is for users: it names the place, what was wrong and what is expected. So is a disk
-that is full or cannot be written. Anything else is a defect and keeps its traceback.
+A `ValueError` is for the user: it names the place, what it got and what it expected. So is a disk
+that is full or cannot be written. Anything else is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from pipeline.core.disk import disk_problem
+from pipeline.core.causes import disk_problem
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage; an error for people becomes one line on stderr and exit status 1.
+    """Run a stage; an error for the user becomes one line on stderr and exit status 1.
 
     SIGINT and SIGTERM raise a KeyboardInterrupt, and end the stage with 128 and their number.
     """
@@ -24,14 +24,11 @@ def run_stage(main: Callable[[], None]) -> None:
             signal.signal(number, interrupt)
     try:
         main()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
-        print("interrupted; run the same command to go on from here", file=sys.stderr)
+        print("interrupted; run the same command to continue from here", file=sys.stderr)
         raise SystemExit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
     except Exception as error:
-        problem = disk_problem(error)
+        problem = str(error) if isinstance(error, ValueError) else disk_problem(error)
         if problem is None:
             raise
         print(f"error: {problem}", file=sys.stderr)

@@ -47,7 +47,7 @@ def start_left(config: LowRankConfig, shape: tuple[int, int], generator: torch.G
 def start_coupling(
     depth: int, context_MD: Tensor, vision_width: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Draw what J = `depth` prompted layers learn beside the context, by the names it is stored.
+    """Draw what J = `depth` prompted layers learn beside the context, by its stored names.
 
     `(J - 1) M D + J W (D + 1)` scalars: deep prompts, normal(0, 0.02), and the coupling functions,
     uniform within 1 / sqrt(D) as in torch's linear layers. At J = 1 there are no deep prompts.
