@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from pipeline.core.errors import run_stage
+from pipeline.core.stage import run_stage
 
 
 class Command(TyperCommand):

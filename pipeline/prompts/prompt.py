@@ -26,43 +26,14 @@ from pipeline.prompts.config import (
     LowRankConfig,
     PromptConfig,
 )
-from pipeline.prompts.coupling import Inputs, couple, start_coupling
+from pipeline.prompts.context import merge
+from pipeline.prompts.coupling import Inputs, couple
 from pipeline.prompts.quantizer import Quantizer, quantized_bytes
 from pipeline.prompts.residual import Residual
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
 
-
-def low_rank_context(init_MD: Tensor, left_MR: Tensor, right_RD: Tensor) -> Tensor:
-    """Add a low-rank update to a frozen context.
-
-    context = init + U V   (RLP, arXiv 2312.10813; U = left, V = right)
-
-    Args:
-        init_MD: `[M, D]` word embeddings of the template, never trained.
-        left_MR: `[M, R]` factor.
-        right_RD: `[R, D]` factor.
-
-    Returns:
-        `[M, D]`; differs from `init_MD` by a matrix of rank at most R.
-
-    Raises:
-        ValueError: if R is 0 or larger than min(M, D).
-    """
-    rank, allowed = left_MR.shape[1], min(init_MD.shape)
-    if not 1 <= rank <= allowed:
-        raise ValueError(f"rank {rank}: allowed are 1 to min(n_ctx, width) = {allowed}")
-    return init_MD + left_MR @ right_RD
-
-
-def init_tokens(words: list[int], n_ctx: int) -> list[int]:
-    """Fit the token ids of the template's words to M tokens.
-
-    The last word stays next to the name: a short context keeps the end of the template, a
-    long one repeats it from the front. Nothing is drawn, so the template's text alone
-    reproduces the start and it costs no storage.
-    """
-    repeats = -(-n_ctx // len(words))
-    return (words * repeats)[-n_ctx:]
+DEEP_STD = 0.02
+"""Standard deviation at which deep text prompts start, as in MaPLe's public code."""
 
 
 def start_left(config: LowRankConfig, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -73,26 +44,22 @@ def start_left(config: LowRankConfig, shape: tuple[int, int], generator: torch.G
     return left_MR * (config.left_scale / math.sqrt(shape[1]))
 
 
-def merge(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
-    """Return the plain context `[M, D]` of a prompt's factors; none add nothing."""
-    if not values:
-        return init_MD
-    if "context_MD" in values:
-        return values["context_MD"]
-    return low_rank_context(init_MD, values["left_MR"], values["right_RD"])
+def start_coupling(
+    depth: int, context_MD: Tensor, vision_width: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Draw what J = `depth` prompted layers learn beside the context, by its stored names.
 
-
-def plain_context(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
-    """Return the context `[M, D]` of a prompt that is nothing more than its context.
-
-    Raises:
-        ValueError: if the prompt is coupled to the image tower.
+    `(J - 1) M D + J W (D + 1)` scalars: deep prompts, normal(0, 0.02), and the coupling functions,
+    uniform within 1 / sqrt(D) as in torch's linear layers. At J = 1 there are no deep prompts.
     """
-    if "coupling_JWD" in values:
-        raise ValueError(
-            f"a prompt of {', '.join(values)} has no plain context: it goes into both towers"
-        )
-    return merge(init_MD, values)
+    (n_ctx, width), bound = context_MD.shape, context_MD.shape[1] ** -0.5
+    drawn = {
+        "deep_JMD": DEEP_STD * torch.randn(depth - 1, n_ctx, width, generator=generator),
+        "coupling_JWD": bound
+        * (2 * torch.rand(depth, vision_width, width, generator=generator) - 1),
+        "bias_JW": bound * (2 * torch.rand(depth, vision_width, generator=generator) - 1),
+    }
+    return {name: values.to(context_MD) for name, values in drawn.items() if len(values)}
 
 
 class Prompt(nn.Module):

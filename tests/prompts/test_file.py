@@ -12,6 +12,7 @@ from pipeline.clip.encoders import TextSide
 from pipeline.clip.similarity import logits
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
+from pipeline.prompts.context import merge
 from pipeline.prompts.file import (
     load_prompt,
     pack_prompt,
@@ -19,7 +20,7 @@ from pipeline.prompts.file import (
     save_prompt,
     unpack_prompt,
 )
-from pipeline.prompts.prompt import Prompt, merge
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
 from tests.helpers.prompt_files import (
     ABOUT,

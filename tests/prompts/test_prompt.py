@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.prompts.config import LowRankConfig, PromptConfig
-from pipeline.prompts.prompt import Prompt, init_tokens, low_rank_context, merge, start_left
+from pipeline.prompts.context import init_tokens, low_rank_context, merge
+from pipeline.prompts.prompt import Prompt, start_left
 
 M, D = 4, 24
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.prompts.config import PromptConfig, ResidualConfig
-from pipeline.prompts.prompt import Prompt, merge
+from pipeline.prompts.context import merge
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.residual import Residual
 
 M, D, H = 4, 24, 6

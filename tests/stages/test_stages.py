@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.core.errors import report_all, run_stage
+from pipeline.core.errors import report_all
+from pipeline.core.stage import run_stage
 
 ROOT = Path(__file__).parents[2]
 DECLARED = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
