@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.disk import MIN_FREE_BYTES, check_writable
-from pipeline.core.errors import disk_problem, root_of, run_stage
+from pipeline.core.errors import disk_problem, report_all, root_of, run_stage
 
 
 def nested(first: Exception) -> Exception:
@@ -106,6 +106,13 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         run_stage(lambda: os.kill(os.getpid(), signal.SIGINT))
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_long_lists_of_problems_are_cut() -> None:
+    report_all("nothing wrong", [])
+    with pytest.raises(ValueError, match="and 5 more") as caught:
+        report_all("title", [f"problem {i}" for i in range(25)])
+    assert str(caught.value).count("\n") == 21
 
 
 @pytest.fixture(autouse=True)
