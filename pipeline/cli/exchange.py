@@ -97,7 +97,7 @@ def class_names(listed: str | None, prompt: Path, about: Any) -> tuple[str, ...]
     """Return the names that were asked for, or those that a prompt file holds.
 
     Raises:
-        ValueError: if there are neither, or they cannot be told apart.
+        ValueError: if there are neither, or two are the same.
     """
     from pipeline.serving.interop import check_class_names
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.cluster
 
 VENV = Path(sys.prefix)
 N_TRIALS = 4
-N_STEPS = 1500  # work enough that a worker's start is short beside it: else the first one takes all
+N_STEPS = 1500  # so long that the first worker does not run all trials while the others start
 
 
 class Laptop:
@@ -66,7 +66,7 @@ def install_tools() -> None:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     if not (VENV / ".ready").is_file():
-        pytest.skip(f"{VENV} was not made by `make`: the hosts' setup commands would install anew")
+        pytest.skip(f"{VENV} was not made by `make`: the hosts' setup commands would install again")
     needed = {"sshd": "openssh-server", "rsync": "rsync", "ip": "iproute2"}
     path = "/usr/sbin:/usr/bin:/sbin:/bin"
     missing = [package for tool, package in needed.items() if not shutil.which(tool, path=path)]
@@ -119,7 +119,7 @@ def fill_in(path: Path, hosts: Hosts) -> None:
 
 
 def ask(hosts: Hosts, what: str) -> list[dict[str, str]]:
-    """Return a list of Ray's state, `nodes` or `actors`, as the head tells it."""
+    """Return a list of Ray's state, `nodes` or `actors`, from the head."""
     answer = hosts.ssh(
         hosts.hosts[0],
         f"RAY_AUTH_MODE=token ~/loqua/.venv/bin/ray list {what} --detail --format json",
