@@ -30,7 +30,7 @@ def submit(
     """Send the project, run `dvc repro` on the head, and fetch the results."""
     from pipeline.sweep import launcher
 
-    with prepared():
+    with prepared(cluster):
         launcher.submit(cluster, arguments or ["evaluate"])
 
 
@@ -38,7 +38,7 @@ def send(cluster: Cluster = MACHINES) -> None:
     """Send the project to the head, and run nothing."""
     from pipeline.sweep import launcher
 
-    with prepared():
+    with prepared(cluster):
         launcher.send(cluster)
 
 
@@ -57,8 +57,8 @@ def down(cluster: Cluster = MACHINES) -> None:
 
 
 @contextmanager
-def prepared() -> Iterator[None]:
-    """Check the settings, keep sweeps here away, and make what the head must not make itself.
+def prepared(cluster: Path) -> Iterator[None]:
+    """Check all settings, lock out sweeps here, and make what the head must not make itself.
 
     Raises:
         ValueError: if a setting is wrong, or a sweep is running in this checkout.
@@ -67,9 +67,11 @@ def prepared() -> Iterator[None]:
     from pipeline.core.locks import exclusive
     from pipeline.core.provenance import checkout_id
     from pipeline.params import load_params
+    from pipeline.sweep.launcher import load_cluster
     from pipeline.tracking.tracker import Tracker
 
     params = load_params()
+    load_cluster(cluster)
     with exclusive(paths.STATE / "sweep.lock", "another sweep"):
         # The head works on copies of these two; made here, they name this checkout.
         checkout_id()

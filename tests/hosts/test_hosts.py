@@ -163,7 +163,7 @@ def test_trials_ran_on_every_host(submitted: str, hosts: Hosts) -> None:
     assert "3 node(s), 3 CPUs" in submitted
 
 
-def test_results_came_back_and_nothing_is_left_to_do_here(submitted: str, laptop: Laptop) -> None:
+def test_results_came_back_and_dvc_has_nothing_to_do_here(submitted: str, laptop: Laptop) -> None:
     assert len(trials(laptop)) == N_TRIALS
     assert "Running stage 'features" not in submitted, "the head has our features"
     repeated = laptop.run("dvc", "repro", "sweep")
@@ -212,7 +212,7 @@ def test_strangers_are_kept_out(submitted: str, hosts: Hosts) -> None:
         assert joined.returncode != 0
 
 
-def test_a_job_goes_on_without_us_and_is_fetched(
+def test_a_job_runs_without_a_connection_and_is_fetched(
     submitted: str, hosts: Hosts, laptop: Laptop
 ) -> None:
     assert submitted
@@ -257,7 +257,7 @@ class tunnel:  # noqa: N801 (used as a function)
         self.process.wait()
 
 
-def test_down_stops_ray_everywhere_and_takes_the_key_back(
+def test_down_stops_ray_everywhere_and_deletes_the_key(
     submitted: str, hosts: Hosts, laptop: Laptop
 ) -> None:
     assert submitted
