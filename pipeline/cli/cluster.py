@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-Cluster = Annotated[Path, typer.Option("--cluster", metavar="FILE", help="The cluster's file.")]
+Cluster = Annotated[Path, Option("--cluster", metavar="FILE", help="The cluster's file.")]
 MACHINES = Path("cluster/machines.yaml")
 
 
@@ -23,18 +23,14 @@ def up(cluster: Cluster = MACHINES) -> None:
 def submit(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="STAGE",
-            help="Stages and options of `dvc repro`.",
-            show_default="evaluate",
-        ),
+        Argument(metavar="STAGE", help="Arguments of `dvc repro`.", show_default="evaluate"),
     ] = None,
     cluster: Cluster = MACHINES,
 ) -> None:
     """Send the project, run `dvc repro` on the head, and fetch the results."""
     from pipeline.sweep import launcher
 
-    with prepared(cluster):
+    with prepared():
         launcher.submit(cluster, arguments or ["evaluate"])
 
 
@@ -42,7 +38,7 @@ def send(cluster: Cluster = MACHINES) -> None:
     """Send the project to the head, and run nothing."""
     from pipeline.sweep import launcher
 
-    with prepared(cluster):
+    with prepared():
         launcher.send(cluster)
 
 
@@ -61,21 +57,19 @@ def down(cluster: Cluster = MACHINES) -> None:
 
 
 @contextmanager
-def prepared(cluster: Path) -> Iterator[None]:
-    """Check parameters and the cluster's file, and make what the head must not make itself.
+def prepared() -> Iterator[None]:
+    """Check the settings, keep sweeps here away, and make what the head must not make itself.
 
     Raises:
-        ValueError: if either is wrong, or a sweep is running in this checkout.
+        ValueError: if a setting is wrong, or a sweep is running in this checkout.
     """
     from pipeline.core import paths
     from pipeline.core.locks import exclusive
     from pipeline.core.provenance import checkout_id
     from pipeline.params import load_params
-    from pipeline.sweep.launcher import load_cluster
     from pipeline.tracking.tracker import Tracker
 
     params = load_params()
-    load_cluster(cluster)
     with exclusive(paths.STATE / "sweep.lock", "another sweep"):
         # The head works on copies of these two; made here, they name this checkout.
         checkout_id()

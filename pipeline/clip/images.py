@@ -13,9 +13,8 @@ from typing import Any
 import open_clip
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from pipeline.clip.config import BackboneConfig
 from pipeline.clip.fingerprint import fingerprint
@@ -99,25 +98,3 @@ def load_image_encoder(config: BackboneConfig) -> ImageEncoder:
         ValueError: if the model or its weights are not there.
     """
     return wrap_images(load_model(config)[0], config.torch_device())
-
-
-def crop_transform(encoder: ImageEncoder, scale: tuple[float, float], flip: bool) -> Transform:
-    """Return CoOp's augmentation of training images: a random crop, mirrored or not.
-
-    Args:
-        encoder: gives the size and the normalization.
-        scale: smallest and largest area of a crop, relative to the image.
-        flip: whether crops are mirrored at random.
-    """
-    visual = encoder.preprocessing
-    steps: list[nn.Module] = [
-        v2.RGB(),
-        v2.RandomResizedCrop(visual["size"], scale, interpolation=v2.InterpolationMode.BICUBIC),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(visual["mean"], visual["std"]),
-    ]
-    if flip:
-        steps.insert(2, v2.RandomHorizontalFlip())
-    transform: Transform = v2.Compose(steps)
-    return transform

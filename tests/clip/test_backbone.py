@@ -15,16 +15,14 @@ from pipeline.clip.backbone import (
     WEIGHTS,
     Backbone,
     BackboneConfig,
-    build_clip,
-    copy_towers,
     load_backbone,
-    save_clip,
     tokenize,
     wrap_model,
 )
 from pipeline.clip.fingerprint import fingerprint
-from pipeline.clip.images import crop_transform
+from pipeline.clip.folder import build_clip, copy_towers, save_clip
 from pipeline.features.config import FeaturesConfig
+from pipeline.features.loader import crop_transform
 from tests.helpers.toy import clip_config
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.causes import disk_problem, root_of
 from pipeline.core.disk import MIN_FREE_BYTES, check_writable
-from pipeline.core.errors import disk_problem, report_all, root_of, run_stage
+from pipeline.core.errors import report_all
+from pipeline.core.stage import run_stage
 
 
 def nested(first: Exception) -> Exception:

@@ -122,7 +122,7 @@ def test_registered_model_reproduces_its_accuracy_in_a_fresh_process(
     script.write_text(
         "import base64, json, sys\n"
         "import mlflow, pandas as pd\n"
-        "from pipeline.data.sampling import split_base_new\n"
+        "from pipeline.data.classes import split_base_new\n"
         "from pipeline.data.manifest import load_manifest\n"
         "from pathlib import Path\n"
         "manifest = load_manifest(Path('artifacts/prepare/food-drink.parquet'))\n"

@@ -187,7 +187,7 @@ def test_a_prompt_of_another_seed_or_backbone_is_refused(world: World) -> None:
     """The file's own words count, not its name."""
     with pytest.raises(ValueError, match=r"found \('champion', 'fruit', 3\); allowed is .* 4\)"):
         register(world.tracker, NAME, replace(world.releases["champion"], seed=4))
-    with pytest.raises(ValueError, match=r"fruit-3\S+: learned for a backbone .* found is odd"):
+    with pytest.raises(ValueError, match=r"fruit-3\S+: learned for a backbone .* expected odd"):
         register(world.tracker, NAME, replace(world.releases["champion"], fingerprint="odd"))
 
 
