@@ -1,25 +1,28 @@
-"""What is kept of trials and tests: typed records, on disk as JSON."""
+"""The records of trials and tests; on disk they are JSON."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.core.provenance import Origin
+
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A finished trial.
+    """A trial that ended, or as far as it is trained.
 
     Attributes:
         number: of the trial in its study.
-        settings: dotted names and values.
+        settings: dotted names and values, with those of its method.
         score: harmonic mean of `base` and `new`, in [0, 1], from validation images.
         base: accuracy on the classes that were trained, mean over tasks and seeds.
         new: accuracy on the pseudo-new classes, mean over tasks and seeds.
         size_bytes: learned state of one task's prompt.
         tasks: base and new per task.
-        history: loss, base and new after each epoch.
+        history: loss, base, new and score after each round.
         seconds: of training, all tasks and seeds.
+        origin: the code that trained and measured it.
     """
 
     number: int
@@ -31,6 +34,7 @@ class TrialRecord:
     tasks: dict[str, dict[str, float]]
     history: list[dict[str, float]]
     seconds: float
+    origin: Origin
 
 
 @dataclass(frozen=True)
