@@ -1,6 +1,6 @@
-"""Look at the data of every task, outside of the project too, and note what was found.
+"""Find the data of every task, outside of the project too, and write what identifies them.
 
-DVC runs it every time. A task is prepared anew only if what is noted of its data changes.
+DVC runs it every time. A task is prepared again only if what identifies its data changes.
 """
 
 from pipeline.core import paths

@@ -53,7 +53,7 @@ def test_every_source_is_checked_and_the_chosen_one_says_where_paths_start() -> 
         (r"tasks: \[food-drink", "tasks: [objects", r"tasks: got \['objects'\] more than once"),
         (r"tasks: \[food-drink", "tasks: [food/drink", r"tasks\.0: got 'food/drink'"),
         (r"source: emoji", "source: web", r"prepare\.source: got 'web'"),
-        (r"train: 0.5", "train: 0.6", r"prepare\.folder\.shares: found 0\.6 \+ 0\.2 \+ 0\.3; .* 1"),
+        (r"train: 0.5", "train: 0.6", r"prepare\.folder\.shares: got 0\.6 \+ 0\.2 \+ 0\.3; .* 1"),
         (r"a photo of a {}", "a photo", r"prepare\.folder\.template: got 'a photo\.'"),
         (r"momentum: [\d.]+", "momentum: fast", r"train\.momentum: got 'fast'"),
         (r"schedule: fast", "schedule: slow", r"train\.schedule: got 'slow'"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Config(BaseModel):
@@ -22,6 +24,8 @@ def _describe(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "value_error":  # a check of several keys together has no place
         return f"{place}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    if problem["type"] == "json_invalid":
+        return str(problem["msg"])
     if problem["type"] == "extra_forbidden":
         return f"{place}: unknown key"
     if problem["type"] == "missing":

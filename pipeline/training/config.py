@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from pipeline.clip.config import BackboneConfig
-from pipeline.core.config import Config
+from pipeline.core.config import Config, Precision
 from pipeline.core.errors import report_all
 from pipeline.features.config import FeaturesConfig
 
@@ -66,8 +66,9 @@ class TrainConfig(Config):
     """Peak learning rate in CoOp's terms; `fast` takes larger steps, fewer of them."""
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
-    precision: Literal["float32", "bfloat16"]
-    """Of the matrix products in the text tower; everything else stays in float32."""
+    precision: Precision
+    """Of the matrix products in the towers; everything else stays in float32. `bfloat16` becomes
+    float32, with a warning, on a device without bfloat16 instructions; records say which."""
     kg_weight: float = Field(default=0.0, ge=0)
     """Pull of the class embeddings to those of the template (KgCoOp's lambda; the paper's is 8)."""
     rounds: int = Field(ge=1)

@@ -16,7 +16,7 @@ from pipeline.clip.backbone import Backbone, load_backbone
 from pipeline.clip.encoders import TextSide
 from pipeline.core import paths
 from pipeline.core.errors import report_all
-from pipeline.core.provenance import file_hash, value_hash
+from pipeline.core.hashes import file_hash, value_hash
 from pipeline.data.manifest import load_manifest
 from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
@@ -26,8 +26,16 @@ from pipeline.training.config import InputsConfig
 
 @dataclass(frozen=True)
 class Inputs:
-    """A backbone on the CPU, its text side with all class names, and the features of tasks."""
+    """What fits share.
 
+    Attributes:
+        config: what they were made with.
+        backbone: on the CPU.
+        text: its text side, with all class names.
+        tasks: features by name.
+    """
+
+    config: InputsConfig
     backbone: Backbone
     text: TextSide
     tasks: dict[str, TaskFeatures]
@@ -73,7 +81,7 @@ def load_inputs(tasks: Sequence[str], config: InputsConfig, n_ctx: int, depth: i
         for task, features in found.items():
             manifest = load_manifest(paths.manifest_path(task), root=config.root)
             found[task] = with_pictures(features, model, manifest, config.features)
-    return Inputs(model, text, found)
+    return Inputs(config, model, text, found)
 
 
 def check_origin(tasks: Sequence[TaskFeatures], config: InputsConfig, fingerprint: str) -> None:

@@ -26,7 +26,7 @@ from pipeline.clip.pretraining.recipe import (
     write_full_caption,
 )
 from pipeline.data.datasets.emoji import BACKGROUNDS, render_drawing
-from tests.conftest import COLOURS, STYLES
+from tests.helpers.toy import COLOURS, STYLES
 
 
 def config(**changed: Any) -> PretrainConfig:

@@ -16,7 +16,7 @@ from pipeline.sweep.study import Search, Trials
 from pipeline.training.records import TrialRecord
 from pipeline.training.settings import Resolver
 from pipeline.training.trial import Trial
-from tests.conftest import train_config
+from tests.helpers.toy import train_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
 

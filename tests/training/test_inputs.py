@@ -12,14 +12,14 @@ from pipeline.clip.backbone import Backbone, build_clip, save_clip
 from pipeline.clip.config import BackboneConfig
 from pipeline.core import paths
 from pipeline.core.files import write_atomic
-from pipeline.core.provenance import file_hash
+from pipeline.core.hashes import file_hash
 from pipeline.data.manifest import Manifest, save_manifest
 from pipeline.features.extract import encode_task
 from pipeline.features.files import load_features, save_features
 from pipeline.features.task import TaskFeatures
 from pipeline.training.config import InputsConfig
 from pipeline.training.inputs import check_study, load_inputs
-from tests.conftest import CONTEXT_LENGTH, clip_config, features_config
+from tests.helpers.toy import CONTEXT_LENGTH, clip_config, features_config
 
 TASK = "things"
 
@@ -126,7 +126,7 @@ def test_names_that_are_too_long_and_towers_that_are_too_shallow_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="class names too long for n_ctx"):
         load_inputs([TASK], config, CONTEXT_LENGTH - 3, 0)
-    with pytest.raises(ValueError, match=r"prompt\.depth 9"):
+    with pytest.raises(ValueError, match=r"prompt\.depth: got 9"):
         load_inputs([TASK], config, 4, 9)
 
 
