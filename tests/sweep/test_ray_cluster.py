@@ -82,7 +82,7 @@ def test_local_cluster_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPatch
         assert {"gcs_server", "raylet"} <= {name for name, _ in sockets}
         outside = [(name, ip) for name, ip in sockets if not is_loopback(ip)]
         assert not outside
-        with pytest.raises(ValueError, match=r"a trial wants 1 CPU\(s\) and 3 GPU\(s\)"):
+        with pytest.raises(ValueError, match=r"a trial needs 1 CPU\(s\) and 3 GPU\(s\)"):
             check_resources(1, 3)
 
 
@@ -168,7 +168,7 @@ def test_what_cannot_fit_waits_on_a_cluster(nodes: Cluster) -> None:
     assert check_resources(1, 0.5) is None
     assert check_resources(1, 1) is None
     assert "waiting" in str(check_resources(1, 2))
-    with pytest.raises(ValueError, match=r"gpus_per_trial: found 1.5"):
+    with pytest.raises(ValueError, match=r"gpus_per_trial: got 1.5"):
         check_resources(1, 1.5)
 
 
@@ -179,7 +179,7 @@ def test_address_that_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert known_address() == "10.1.2.3:6379"
     for wrong in ("ray://10.1.2.3:10001", "10.1.2.3"):
         monkeypatch.setenv("RAY_ADDRESS", wrong)
-        with pytest.raises(ValueError, match=r"RAY_ADDRESS: found .*; allowed is host:port"):
+        with pytest.raises(ValueError, match=r"RAY_ADDRESS: got .*; expected host:port"):
             known_address()
 
 
