@@ -1,172 +1,146 @@
-"""The sweep on Ray Tune: the driver's side. What a worker does stands in worker.py."""
+"""The sweep on Ray Tune: the driver's side. The worker's side is trainable.py."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the brake has its own
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the stopper has its own
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the record has the score
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the memory, not Tune
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 
+import ray
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from pipeline.sweep.checkpoint_store import Vault
+from pipeline.sweep.checkpoint_store import open_store
+from pipeline.sweep.job import SweepJob
 from pipeline.sweep.ray_cluster import waiting_trials
-from pipeline.sweep.stopper import Brake, Unpickled
-from pipeline.sweep.study import Search, SweepConfig
-from pipeline.sweep.trainable import Settings, SweepJob, TrialActor
+from pipeline.sweep.stopper import SweepStopper, Unpickled
+from pipeline.sweep.study import Search
+from pipeline.sweep.trainable import TrialActor
 from pipeline.training.records import TrialRecord
 
 ANSI_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-HUNG = "a round took longer than sweep.round_timeout_s; the study has where it hung"
-
-
-class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]  # Ray is untyped
-    """Lets Ray Tune ask a study for configurations; results are told by `StudyCallback`."""
-
-    def __init__(
-        self, search: Search, infeasible: Callable[[Settings], str | None], brake: Brake
-    ) -> None:
-        """Keep the study."""
-        super().__init__(metric="score", mode="max")
-        self.search, self.infeasible, self.brake = search, infeasible, brake
-        self.again: list[dict[str, Any]] = []
-        self.all_asked = False
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002 (Ray's)
-        """Return the next trial's number and settings, or None while trials may come back."""
-        if self.again:
-            return self.again.pop()
-        if not self.all_asked:
-            asked = None
-            with self.brake.guards():
-                asked = self.search.ask(self.infeasible)
-            if asked is not None:
-                return {"number": asked[0], "settings": asked[1]}
-            self.all_asked = True
-        if self.search.running and not self.brake.error:
-            return None
-        return str(Searcher.FINISHED)
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Do nothing: the callback has told the study."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the study is on disk."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: the study is on disk."""
+HUNG = "a round took longer than sweep.round_timeout_s; the study has the place"
 
 
 class Listener(Protocol):
-    """Is told of every trial that ended."""
+    """Is called for every trial, after the study has it."""
+
+    def on_round(self, record: TrialRecord) -> None:
+        """Take the record so far of a trial that runs."""
 
     def on_finished(self, record: TrialRecord) -> None:
         """Take a trial that ran to its end."""
 
     def on_pruned(self, record: TrialRecord) -> None:
-        """Take a trial that was stopped early, as far as it got."""
+        """Take a trial that was stopped early, as far as it is trained."""
 
     def on_failed(self, number: int, error: str) -> None:
-        """Take the last line of what went wrong."""
+        """Take the last line of an error."""
+
+
+class StudySearcher(Unpickled, Searcher):  # type: ignore[misc]  # Ray is untyped
+    """Lets Ray Tune ask the study for trials; `StudyCallback` reports their results."""
+
+    def __init__(self, search: Search, stopper: SweepStopper) -> None:
+        """Keep the study."""
+        super().__init__(metric="score", mode="max")
+        self.search, self.stopper = search, stopper
+        self.again: list[dict[str, Any]] = []
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002 (Ray's)
+        """Return the next trial, or None while there may be another one later."""
+        if self.again:
+            return self.again.pop()
+        spec = None
+        with self.stopper.guards():
+            spec = self.search.ask()
+        if spec is not None:
+            return {"spec": spec}
+        return None if self.search.running and not self.stopper.error else str(Searcher.FINISHED)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Do nothing: the callback reports results."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the study is on disk."""
+
+    restore = save
 
 
 class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is untyped
-    """Tells the study and the listener of every trial that ended."""
+    """Reports every round and every trial that ended to the study and the listeners."""
 
     def __init__(
-        self, searcher: StudySearcher, job: SweepJob, vault: Vault, listener: Listener
+        self, searcher: StudySearcher, job: SweepJob, store: Any, listeners: tuple[Listener, ...]
     ) -> None:
-        """Keep those who are told, and the vault."""
-        self.searcher, self.job, self.vault, self.listener = searcher, job, vault, listener
-        self.search, self.brake = searcher.search, searcher.brake
+        """Keep whom to call."""
+        self.searcher, self.job, self.store, self.listeners = searcher, job, store, listeners
+        self.search, self.stopper = searcher.search, searcher.stopper
         self.began: set[int] = set()
         self.given_again: set[int] = set()
 
-    def on_trial_start(
-        self,
-        iteration: int,  # noqa: ARG002 (Ray's interface)
-        trials: list[RayTrial],  # noqa: ARG002 (as above)
-        trial: RayTrial,
-        **info: Any,  # noqa: ARG002 (as above)
-    ) -> None:
+    def on_trial_start(self, trial: RayTrial, **_: Any) -> None:
         """Note that a worker has the trial."""
-        self.began.add(trial.config["number"])
+        self.began.add(number_of(trial))
 
-    def on_trial_recover(
-        self,
-        iteration: int,  # noqa: ARG002 (Ray's interface)
-        trials: list[RayTrial],  # noqa: ARG002 (as above)
-        trial: RayTrial,
-        **info: Any,  # noqa: ARG002 (as above)
-    ) -> None:
+    def on_trial_recover(self, trial: RayTrial, **_: Any) -> None:
         """Note that the trial waits for another worker."""
-        self.began.discard(trial.config["number"])
+        self.began.discard(number_of(trial))
 
-    def on_trial_result(
-        self,
-        iteration: int,  # noqa: ARG002 (Ray's interface)
-        trials: list[RayTrial],  # noqa: ARG002 (as above)
-        trial: RayTrial,
-        result: dict[str, Any],  # noqa: ARG002 (as above)
-        **info: Any,  # noqa: ARG002 (as above)
-    ) -> None:
-        """Forget failures before this round: only those in a row count."""
+    def on_trial_result(self, trial: RayTrial, result: dict[str, Any], **_: Any) -> None:
+        """Report a round, and forget failures before it: only those in a row count."""
         trial.run_metadata.num_failures = 0
+        with self.stopper.guards():
+            self.search.note(result["record"])
+            for listener in self.listeners:
+                listener.on_round(result["record"])
 
-    def on_trial_complete(
-        self,
-        iteration: int,  # noqa: ARG002 (Ray's interface)
-        trials: list[RayTrial],  # noqa: ARG002 (as above)
-        trial: RayTrial,
-        **info: Any,  # noqa: ARG002 (as above)
-    ) -> None:
-        """Keep the record, then tell the listener; a trial with rounds left was stopped early."""
-        with self.brake.guards():
-            record = TrialRecord(**trial.last_result["record"])
-            _, train = self.job.resolve(trial.config["settings"])
-            self.vault.drop(record.number)
-            if len(record.history) < train.rounds:
-                self.search.tell_pruned(record.number, record)
-                self.listener.on_pruned(record)
-            else:
-                self.search.tell(record.number, record)
-                self.listener.on_finished(record)
+    def on_trial_complete(self, trial: RayTrial, **_: Any) -> None:
+        """Report a trial that ended."""
+        with self.stopper.guards():
+            record = trial.last_result["record"]
+            self.store.drop.remote(record.number)
+            state = self.search.tell(record)
+            for listener in self.listeners:
+                if state == TrialState.FAIL:
+                    listener.on_failed(record.number, f"the score is {record.score}")
+                elif state == TrialState.PRUNED:
+                    listener.on_pruned(record)
+                else:
+                    listener.on_finished(record)
 
-    def on_trial_error(
-        self,
-        iteration: int,  # noqa: ARG002 (Ray's interface)
-        trials: list[RayTrial],  # noqa: ARG002 (as above)
-        trial: RayTrial,
-        **info: Any,  # noqa: ARG002 (as above)
-    ) -> None:
-        """Keep the error's text.
+    def on_trial_error(self, trial: RayTrial, **_: Any) -> None:
+        """Report a trial that failed.
 
-        Ray Tune does not retry a trial that was given to a worker of which it did not know that it
-        is dead; such a trial is given out again, once.
+        Ray Tune 2.60 does not retry a trial that it gave to a worker that was dead without its
+        knowledge; such a trial is given out again, once. This can go when Tune retries it itself:
+        tests/sweep/test_driver_faults.py has the case.
         """
-        number = trial.config["number"]
+        number = number_of(trial)
         if number not in self.began | self.given_again:
             self.given_again.add(number)
             self.searcher.again.append(dict(trial.config))
             return
-        with self.brake.guards():
+        with self.stopper.guards():
             reason, text = self.failure(trial)
-            self.vault.drop(number)
+            self.store.drop.remote(number)
             self.search.tell_failed(number, text)
-            self.listener.on_failed(number, reason)
+            for listener in self.listeners:
+                listener.on_failed(number, reason)
 
     def failure(self, trial: RayTrial) -> tuple[str, str]:
         """Return why a trial failed, in a line and in full."""
@@ -174,68 +148,24 @@ class StudyCallback(Unpickled, tune.Callback):  # type: ignore[misc]  # Ray is u
         text = Path(file).read_text() if file else "Ray Tune kept no error"
         text = ANSI_COLOURS.sub("", text).strip()
         timeout_s = self.job.sweep.round_timeout_s
-        place = self.vault.hung(trial.config["number"], timeout_s) if timeout_s else None
+        hung = self.store.hung.remote(number_of(trial), timeout_s) if timeout_s else None
+        place = ray.get(hung) if hung else None
         if place is None:
             return text.splitlines()[-1], text
-        place = place or "the worker could not say where; its log in Ray's folder does"
+        place = place or "the worker could not report the place; its log in Ray's folder has it"
         return HUNG, f"{text}\n\n{place.strip()}\n\n{HUNG}"
 
 
-def run_sweep(search: Search, job: SweepJob, folder: Path, listener: Listener) -> None:
-    """Run the trials that the study still lacks, as many at once as the cluster holds.
+class InOrder(FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
+    """Chooses the trial with the lowest number.
 
-    Args:
-        search: the study.
-        job: what all trials share.
-        folder: where Ray Tune keeps its own files of this sweep. Only the driver's node uses it,
-            and nothing is read from it later.
-        listener: is told of every trial that ended, after the study.
-
-    Raises:
-        KeyboardInterrupt: with the signal's number, if SIGINT or SIGTERM ended the sweep.
-        Exception: what the study or the listener raised; the sweep ends with the first.
+    Ray 2.60's own way looks at all trials at every event, also at those that ended. This can go
+    when `FIFOScheduler.choose_trial_to_run` looks at live trials alone.
     """
-    config, brake = job.sweep, Brake()
-
-    def infeasible(settings: Settings) -> str | None:
-        return job.resolve(settings)[0].infeasible()
-
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(waiting_trials(config.limit))
-    vault, searcher = Vault(), StudySearcher(search, infeasible, brake)
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(TrialActor, job=job, vault=vault),
-            {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial},
-        ),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher, scheduler=scheduler(config), num_samples=-1, reuse_actors=True
-        ),
-        run_config=tune.RunConfig(
-            name=search.name,
-            storage_path=str(folder.resolve()),
-            callbacks=[StudyCallback(searcher, job, vault, listener)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=config.max_failures),
-            stop=brake,
-            verbose=0,
-        ),
-    )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the callback tells of failures
-    try:
-        with brake.on_signals():
-            tuner.fit()
-    finally:
-        vault.close()
-    if brake.error:
-        raise brake.error
-
-
-class InOrder:
-    """Chooses among the trials that have not ended; Ray's own way looks at all, at every event."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTrial | None:
         """Return the first trial that waits, or that was paused."""
-        live = sorted(tune_controller.get_live_trials(), key=lambda one: one.config["number"])
+        live = sorted(tune_controller.get_live_trials(), key=number_of)
         for status in (RayTrial.PENDING, RayTrial.PAUSED):
             for trial in live:
                 if trial.status == status:
@@ -243,22 +173,51 @@ class InOrder:
         return None
 
 
-class PlainScheduler(InOrder, FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
-    """Every trial runs to its end."""
+def number_of(trial: RayTrial) -> int:
+    """Return a trial's number in the study."""
+    return int(trial.config["spec"].number)
 
 
-class StoppingScheduler(InOrder, ASHAScheduler):  # type: ignore[misc]  # Ray is untyped
-    """Trials that fall behind are stopped."""
+def run_sweep(search: Search, job: SweepJob, folder: Path, *listeners: Listener) -> None:
+    """Run the trials that the study lacks, as many at once as the cluster holds.
 
+    Args:
+        search: the study.
+        job: what all trials share.
+        folder: where Ray Tune keeps its own files of this sweep. Only the driver's node uses it,
+            and nothing is read from it later.
+        listeners: are called for every trial, after the study has it.
 
-def scheduler(config: SweepConfig) -> TrialScheduler:
-    """Return what decides whether a trial goes on: ASHA, or that all do."""
-    if config.objective == "pareto":
-        return PlainScheduler()
-    return StoppingScheduler(
-        metric="score",
-        mode="max",
-        max_t=10**6,  # a trial knows its own end
-        grace_period=config.asha.grace_rounds,
-        reduction_factor=config.asha.reduction_factor,
+    Raises:
+        KeyboardInterrupt: with the signal's number, if SIGINT or SIGTERM ended the sweep.
+        Exception: what the study or a listener raised; the sweep ends with the first.
+    """
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(waiting_trials(search.n_trials))
+    store, stopper = open_store(), SweepStopper(search)
+    searcher = StudySearcher(search, stopper)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(TrialActor, job=job, store=store),
+            {"cpu": job.sweep.cpus_per_trial, "gpu": job.sweep.gpus_per_trial},
+        ),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, scheduler=InOrder(), num_samples=-1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name=search.name,
+            storage_path=str(folder.resolve()),
+            callbacks=[StudyCallback(searcher, job, store, listeners)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=job.sweep.max_failures),
+            stop=stopper,
+            verbose=0,
+        ),
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the callback reports failures
+    try:
+        with stopper.on_signals():
+            tuner.fit()
+    finally:
+        ray.kill(store)
+    if stopper.error:
+        raise stopper.error

@@ -1,23 +1,31 @@
-"""What is tried next. Optuna's samplers look at a study in memory, which has a bounded past."""
+"""What is tried next: Optuna's samplers, on a past that a fixed rule chooses and bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.sweep.config import Choice, Range, SweepConfig
+from pipeline.sweep.selection import pareto_front
+from pipeline.training.records import TrialRecord
+from pipeline.training.settings import Settings
 
-Settings = dict[str, Any]
 STARTUP_TRIALS = 8
-"""Random proposals before TPE has something to learn from."""
+"""Trials that TPE needs to see; proposals before are drawn at random."""
 WINDOW = 200
-"""Ended trials that a sampler looks at, at most."""
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The largest number of ended trials that a sampler sees."""
+MAX_REJECTED_TPE = 5
+"""Rejected proposals in a row after which one is drawn at random: TPE learns nothing from them."""
+MAX_REJECTED = 200
+"""Rejected proposals in a row after which the space counts as exhausted."""
 
 
 def distributions(space: dict[str, Choice | Range]) -> dict[str, BaseDistribution]:
@@ -30,115 +38,118 @@ def distributions(space: dict[str, Choice | Range]) -> dict[str, BaseDistributio
     }
 
 
-class Proposals:
-    """Proposals of TPE (NeurIPS 2011) or of chance.
+class Seen(FrozenTrial):
+    """A trial that a study in memory takes without a deep copy.
 
-    The sampler sees a study in memory that has all trials as long as no more than `window` have
-    ended: proposals are then exactly those of Optuna's sampler on the whole study. When there are
-    more, half of the window is forgotten: what stays is the better half of what may stay (by
-    rank of non-domination, or by score), and the latest trials. The cost of a proposal is
-    therefore bounded, however long the sweep is.
+    Optuna 5.0 copies every trial that is added to a study, which takes 12 times as long as the rest
+    of adding it. This can go when `InMemoryStorage.create_new_trial` copies less.
     """
 
-    def __init__(self, config: SweepConfig, seed: int, window: int = WINDOW) -> None:
-        """Start with an empty past."""
-        self.space, self.window = distributions(config.space), window
-        self.directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
-        if config.objective == "score":
-            self.directions = self.directions[:1]
-        self.random = optuna.samplers.RandomSampler(seed=seed)
-        self.sampler: optuna.samplers.BaseSampler = self.random
-        if config.sampler == "tpe":
-            self.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-        self.running: dict[int, optuna.Trial] = {}
-        self.proposed: optuna.Trial | None = None
-        self._begin([])
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTrial:
+        """Share values, which nobody changes, but not the number, which the study sets."""
+        return copy.copy(self)
 
-    def remember(self, trials: Sequence[FrozenTrial]) -> None:
-        """Take the trials of an old study that ended, in order of number."""
-        self._begin(trials if len(trials) <= self.window else self._kept(trials))
 
-    def propose(self, explore: bool) -> Settings:
-        """Return settings to try; with `explore`, drawn at random. `accept` or `reject` follows."""
-        self.study.sampler = self.random if explore else self.sampler
-        self.proposed = self.study.ask(self.space)
-        return dict(self.proposed.params)
+class Sampler:
+    """Proposals of TPE (NeurIPS 2011), of chance, or of a grid.
 
-    def reject(self) -> None:
-        """The last proposal is not tried."""
-        assert self.proposed is not None
-        self.study.tell(self.proposed, state=TrialState.FAIL)
-        self.proposed = None
-        self.n_forgettable += 1
-        self._forget()
+    A proposal is a function of the seed, its number, and the trials that were shown. TPE sees all
+    of them while no more than `window` were shown: proposals are then those of Optuna's sampler on
+    the whole study. When there are more, half of the window is dropped; half of what stays are the
+    best (by rank of non-domination, or by score), the rest the latest. So the cost of a proposal is
+    bounded, however long the sweep is.
+    """
 
-    def accept(self, number: int, settings: Settings) -> None:
-        """Settings become a trial: the last proposal, or others if none was made."""
-        if self.proposed is None:
-            self.study.enqueue_trial(settings)
-            self.proposed = self.study.ask(self.space)
-        self.running[number], self.proposed = self.proposed, None
+    def __init__(self, config: SweepConfig, window: int = WINDOW) -> None:
+        """Start with nothing shown."""
+        self.config, self.window = config, window
+        self.space, self.directions = distributions(config.space), directions(config)
+        self._past: list[tuple[TrialRecord, FrozenTrial]] = []
+        self._grid = config.grid() if config.sampler == "grid" else iter(())
 
-    def tell(self, number: int, values: Sequence[float] | None, steps: Sequence[float]) -> None:
-        """A trial ended with these values; None if it was stopped early."""
-        trial = self.running.pop(number)
-        for step, value in enumerate(steps, start=1):
-            trial.report(value, step)
-        self.study.tell(trial, values, state=None if values else TrialState.PRUNED)
-        self.n_ended += 1
-        self._forget()
+    def uses_results(self, number: int) -> bool:
+        """Return whether a proposal depends on results: not if it is fixed, or drawn at random."""
+        n_seen = number - self.config.lag + 1 if self.config.lag else STARTUP_TRIALS
+        own = number >= len(self.config.first)
+        return self.config.sampler == "tpe" and own and n_seen >= STARTUP_TRIALS
 
-    def fail(self, number: int) -> None:
-        """A trial failed."""
-        self.study.tell(self.running.pop(number), state=TrialState.FAIL)
-        self.n_forgettable += 1
+    def show(self, settings: Settings, record: TrialRecord, pruned: bool) -> None:
+        """Show the result of a trial that ended."""
+        state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+        trial = self._trial(
+            settings,
+            state=state,
+            values=None if pruned else objectives(record, self.config),
+            intermediate_values=dict(enumerate(steps(record, self.config), 1)),
+        )
+        self._past.append((record, trial))
+        if len(self._past) > self.window:
+            self._past = self._kept()
 
-    def _forget(self) -> None:
-        ended = self.study.get_trials(deepcopy=False, states=ENDED) if self._is_full else []
-        if self.n_ended > self.window:
-            self._begin(self._kept(ended))
-        elif self.n_forgettable > self.window:  # these are never looked at
-            self._begin(ended)
+    def propose(self, number: int, unseen: Sequence[Settings]) -> Iterator[Settings]:
+        """Yield settings for a trial; the next whenever the last ones cannot be tried.
 
-    @property
-    def _is_full(self) -> bool:
-        return max(self.n_ended, self.n_forgettable) > self.window
+        Args:
+            number: of the trial.
+            unseen: settings of earlier trials whose results were not shown.
+        """
+        if number < len(self.config.first):
+            yield dict(self.config.first[number])
+        if self.config.sampler == "grid":
+            while (settings := next(self._grid, None)) is not None:
+                yield settings
+            return
+        rng = random.Random(f"{self.config.sampler_seed}/{number}")
+        tpe = TPESampler(seed=rng.getrandbits(32), n_startup_trials=STARTUP_TRIALS)
+        chance = RandomSampler(seed=rng.getrandbits(32))
+        study = optuna.create_study(directions=self.directions, sampler=chance)
+        learns = self.uses_results(number)
+        if learns:
+            study.add_trials(trial for _, trial in self._past)
+            study.add_trials(self._trial(own, state=TrialState.RUNNING) for own in unseen)
+        for attempt in range(MAX_REJECTED):
+            study.sampler = tpe if learns and attempt < MAX_REJECTED_TPE else chance
+            asked = study.ask(self.space)
+            yield dict(asked.params)
+            study.tell(asked, state=TrialState.FAIL)
 
-    def _begin(self, trials: Sequence[FrozenTrial]) -> None:
-        """Begin a new study in memory with these trials and those that run, in order."""
-        study = optuna.create_study(directions=self.directions)
-        self.study, self.n_ended, self.n_forgettable = study, len(trials), 0
-        running = {trial.number: number for number, trial in self.running.items()}
-        old = {trial.number: trial for trial in trials}
-        asked = {trial.number: trial.params for trial in self.running.values()}
-        for place in sorted(old | asked):
-            if place in old:
-                study.add_trial(old[place])
-            else:
-                self.accept(running[place], asked[place])
+    def _trial(self, settings: Settings, **result: Any) -> FrozenTrial:
+        trial = create_trial(params=settings, distributions=self.space, **result)
+        trial.__class__ = Seen
+        return trial
 
-    def _kept(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    def _kept(self) -> list[tuple[TrialRecord, FrozenTrial]]:
         """Return half a window: its first half the best, the rest the latest of all others."""
-        best = set(self._best(trials, self.window // 4))
-        others = [trial.number for trial in trials if trial.number not in best]
-        kept = best | set(others[len(others) - (self.window // 2 - len(best)) :])
-        return [trial for trial in trials if trial.number in kept]
+        best = self._best(self.window // 4)
+        others = [record.number for record, _ in self._past if record.number not in best]
+        kept = {*best, *others[len(others) - (self.window // 2 - len(best)) :]}
+        return [(record, trial) for record, trial in self._past if record.number in kept]
 
-    def _best(self, trials: Sequence[FrozenTrial], count: int) -> list[int]:
+    def _best(self, count: int) -> set[int]:
         """Return the numbers of the best complete trials; front by front, if bytes count."""
-        left = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        if len(self.directions) == 1:
-            left.sort(key=lambda trial: (-trial.values[0], trial.number))
-            return [trial.number for trial in left[:count]]
-        left.sort(key=lambda trial: (trial.values[1], -trial.values[0], trial.number))
-        best: list[int] = []
+        left = [record for record, trial in self._past if trial.state == TrialState.COMPLETE]
+        best: list[TrialRecord] = []
+        if self.config.objective == "score":
+            best = sorted(left, key=lambda one: (-one.score, one.number))
         while left and len(best) < count:
-            front, rest, top = [], [], float("-inf")
-            for trial in left:
-                if trial.values[0] > top:
-                    top = trial.values[0]
-                    front.append(trial.number)
-                else:
-                    rest.append(trial)
-            best, left = [*best, *front], rest
-        return best[:count]
+            best += pareto_front(left)
+            found = {record.number for record in best}
+            left = [record for record in left if record.number not in found]
+        return {record.number for record in best[:count]}
+
+
+def directions(config: SweepConfig) -> list[StudyDirection]:
+    """Return which way is better: score up and bytes down, or score alone."""
+    both = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    return both if config.objective == "pareto" else both[:1]
+
+
+def objectives(record: TrialRecord, config: SweepConfig) -> list[float]:
+    """Return what the search compares."""
+    return [record.score, float(record.size_bytes)][: len(directions(config))]
+
+
+def steps(record: TrialRecord, config: SweepConfig) -> list[float]:
+    """Return the score of every round; with two objectives Optuna takes none."""
+    single = config.objective == "score"
+    return [measured["score"] for measured in record.history] if single else []

@@ -1,4 +1,4 @@
-"""What ends a sweep before its time: signals, and errors on the driver's side."""
+"""What ends trials and sweeps early: falling behind, signals, and errors on the driver's side."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from typing import Any
 
 from ray.tune.stopper import Stopper
 
+from pipeline.sweep.study import Search
+
 
 class Unpickled:
-    """Leaves its attributes behind when Ray Tune pickles it for a restore that is never used."""
+    """Drops its attributes when Ray Tune pickles it for a restore, which is never used."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: the study is the state."""
         return {}
 
 
-class Brake(Unpickled, Stopper):  # type: ignore[misc]  # Ray is untyped
-    """Ends a sweep whose driver cannot go on, or shall not.
+class SweepStopper(Unpickled, Stopper):  # type: ignore[misc]  # Ray is untyped
+    """Stops trials that fall behind, and a sweep whose driver cannot continue.
 
-    Ray Tune takes an exception of a callback for one of the trial, and goes on. Here the first one
-    stops the sweep, as SIGINT and SIGTERM do; a second signal does not wait for the workers.
+    Ray Tune 2.60 takes an exception of a callback for one of the trial, and continues. Here the
+    first one stops the sweep, as SIGINT and SIGTERM do; a second signal does not wait for workers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, search: Search) -> None:
         """Let the sweep run."""
+        self.search = search
         self.error: BaseException | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 (Ray's)
-        """Stop no single trial."""
-        return False
+        """Return whether the trial is stopped."""
+        return self.search.falls_behind(result["record"])
 
     def stop_all(self) -> bool:
-        """Tell whether the sweep is to end."""
+        """Return whether the sweep is to end."""
         return self.error is not None
 
     @contextmanager
@@ -57,7 +60,7 @@ class Brake(Unpickled, Stopper):  # type: ignore[misc]  # Ray is untyped
             self.error = KeyboardInterrupt(number)
 
         if threading.current_thread() is not threading.main_thread():
-            yield  # signals are not ours
+            yield  # only the main thread may set handlers
             return
         before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
         for number, handler in before.items():

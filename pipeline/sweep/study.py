@@ -1,272 +1,377 @@
-"""The search: which configurations a sweep tries, and the memory of all that it tried.
+"""The search: which trials a sweep runs, and the durable memory of all that it ran.
 
-The study's storage is the sweep's memory: every finished trial is in it, with everything that
-was measured, the moment it finishes. A sweep that was interrupted goes on from there. While it
-runs, the storage is only written; what has to be known of the past is counted here.
+The storage has every trial from its start on, and every result the moment it arrives; a sweep that
+was interrupted resumes from there. While it runs, the storage is only written: what the search must
+know of the past is in memory, where other threads can read it, too.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import TypeAdapter
 
-from pipeline.sweep.config import AshaConfig, Choice, Range, SweepConfig, Value
-from pipeline.sweep.sampler import ENDED, Proposals, Settings, distributions
-from pipeline.sweep.selection import choose_champion
-from pipeline.training.records import FailedTrial, TrialRecord
+from pipeline.sweep.config import SweepConfig
+from pipeline.sweep.job import TrialSpec
+from pipeline.sweep.sampler import Sampler, directions, distributions, objectives, steps
+from pipeline.sweep.selection import choose_champion, pareto_front, summary
+from pipeline.training.records import FailedTrial, SweepResults, TrialRecord
+from pipeline.training.settings import Resolver, Settings
 
-__all__ = ["AshaConfig", "Choice", "Range", "Search", "SweepConfig", "Value"]
+RECORD = TypeAdapter(TrialRecord)
+MAX_ROUNDS = 10**6
 
-MAX_REJECTED_TPE = 5
-"""Rejected proposals in a row after which one is drawn at random: TPE learns nothing from them."""
-MAX_REJECTED = 200
-"""Proposals in a row without a new one, after which the space counts as exhausted."""
+
+@dataclass
+class Known:
+    """What is known of a trial.
+
+    Attributes:
+        storage_id: in the storage; 0 for a trial of an old study that ended.
+        settings: values of the axes.
+        state: as Optuna has it.
+        result: its record so far, or why it failed; None before its first round has ended.
+    """
+
+    storage_id: int
+    settings: Settings
+    state: TrialState
+    result: TrialRecord | FailedTrial | None = None
 
 
 class Search:
     """A resumable study: score up and bytes down, or score alone.
 
-    `ask` and `tell` cost the same however many trials there are, the storage's own work aside.
+    What is decided for trial k depends only on the sweep's settings, on k, and on the results of
+    the trials up to k - `lag`; see `SweepConfig.lag`. `ask` and `tell` cost the same however many
+    trials there are, the storage's own work aside.
 
     Attributes:
-        n_trials: that are given out, at most.
-        n_given_out: trials that run, finished, were stopped early or failed.
-        n_finished, n_pruned, n_failed: trials that ran to their end, were stopped early, or
-            failed while training.
-        best: the champion of the finished trials so far, or None.
-        exhausted: whether no new configuration was found, though more trials were allowed.
-        running: storage ids of the trials that run, by number.
+        storage: Optuna's, in which all studies of the file are.
+        about: what the study says of itself: `inputs` and `tags`.
+        n_trials: the largest number of trials.
+        running: the trials that run now, by number.
+        front: finished trials that no other beats in score without being larger, smallest first.
+        exhausted: whether no new settings were found, though more trials were allowed.
     """
 
-    def __init__(self, path: Path, name: str, config: SweepConfig) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        config: SweepConfig,
+        resolver: Resolver,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open or create the study `name` in a sqlite file.
 
-        A new study gets the configurations of `config.first`. In an old one, trials that were
-        running when the last driver stopped are told as failed and queued again.
+        Trials that were running when the last driver stopped run again, under their numbers.
+
+        Args:
+            path: the file.
+            name: of the study.
+            config: what is searched.
+            resolver: turns settings into configurations.
+            about: what a new study says of itself; an old one keeps what it has.
 
         Raises:
             ValueError: if the file cannot be opened.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.name, self.space = name, distributions(config.space)
-        self.n_trials, self.objective = config.limit, config.objective
-        self.n_finished = self.n_pruned = self.n_failed = 0
-        self.best: TrialRecord | None = None
+        self.name, self.config, self.resolver = name, config, resolver
+        self.space, self.n_trials = distributions(config.space), config.limit
+        self.running: dict[int, TrialSpec] = {}
+        self.front: list[TrialRecord] = []
         self.exhausted = False
-        self.running: dict[int, int] = {}
-        self._tried: dict[tuple[Any, ...], int] = {}
+        self._sampler = Sampler(config)
+        self._lock = threading.Lock()
+        self._trials: list[Known] = []
+        self._counts: Counter[TrialState] = Counter()
+        self._tried: set[tuple[Any, ...]] = set()
+        self._interrupted: list[int] = []
+        self._unseen: list[int] = []
+        self._rungs: dict[int, dict[int, float]] = {n: {} for n in rungs(config)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+            self.storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
             study = optuna.create_study(
-                storage=self._storage,
+                storage=self.storage,
                 study_name=name,
                 load_if_exists=True,
-                directions=["maximize", "minimize"] if self._pareto else ["maximize"],
+                directions=directions(config),
             )
-            self._study_id = self._storage.get_study_id_from_name(name)
+            self._study_id = self.storage.get_study_id_from_name(name)
+            self.about = {**(about or {}), **study.user_attrs}
+            for key in self.about.keys() - study.user_attrs.keys():
+                study.set_user_attr(key, self.about[key])
+            old = study.get_trials(deepcopy=False)
         except Exception as error:  # sqlalchemy and alembic raise many kinds
             raise ValueError(f"{path}: not a usable study database: {error}") from None
-        old = study.get_trials(deepcopy=False)
-        seed = config.sampler_seed + len(old)  # an old study must not get its own proposals again
-        self.proposals = Proposals(config, seed)
-        self.grid = config.grid() if config.sampler == "grid" else None
-        self._remember(old)
-        for settings in config.first:  # again in an old study: its driver may have died here
-            study.enqueue_trial(dict(settings), skip_if_exists=True)
         for trial in old:
-            if trial.state == TrialState.RUNNING:  # queued first: one too many is a repeat
-                study.enqueue_trial({**queued_settings(trial), **trial.params})
-                study.tell(trial.number, state=TrialState.FAIL)
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        self._queue = deque((trial.number, queued_settings(trial)) for trial in waiting)
+            self._load(trial)
 
     @property
     def study(self) -> optuna.Study:
-        """The study as Optuna reads it, anew: nothing of it is kept here."""
-        return optuna.load_study(study_name=self.name, storage=self._storage)
-
-    @property
-    def _pareto(self) -> bool:
-        return self.objective == "pareto"
+        """The study as Optuna reads it now."""
+        return optuna.load_study(study_name=self.name, storage=self.storage)
 
     @property
     def n_given_out(self) -> int:
-        """Trials that run, finished, were stopped early or failed."""
-        return len(self.running) + self.n_finished + self.n_pruned + self.n_failed
+        """Trials that run or ended; not those that were interrupted and wait to run again."""
+        return len(self._trials) - len(self._interrupted)
 
-    def _remember(self, trials: list[FrozenTrial]) -> None:
-        """Count what an old study did, and show it to the sampler."""
-        seen = []
-        for trial in trials:
-            failed = "error" in trial.user_attrs
-            if trial.state in ENDED or failed:
-                self._tried.setdefault(self._key(trial.params), trial.number)
-            self.n_failed += failed
-            if trial.state in ENDED:
-                self._count(record_of(trial), trial.state == TrialState.PRUNED)
-                seen.append(without_attributes(trial))
-        self.proposals.remember(seen)
+    @property
+    def n_finished(self) -> int:
+        """Trials that ran to their end."""
+        return self._counts[TrialState.COMPLETE]
 
-    def _key(self, settings: Settings) -> tuple[Any, ...]:
-        return tuple(settings[name] for name in self.space)
+    @property
+    def n_pruned(self) -> int:
+        """Trials that were stopped early."""
+        return self._counts[TrialState.PRUNED]
 
-    def _count(self, record: TrialRecord, pruned: bool) -> None:
-        self.n_pruned += pruned
-        self.n_finished += not pruned
-        if not pruned:
-            self.best = choose_champion([record, self.best] if self.best else [record])
+    @property
+    def n_failed(self) -> int:
+        """Trials that failed."""
+        return self._counts[TrialState.FAIL]
 
-    def ask(self, accept: Callable[[Settings], str | None]) -> tuple[int, Settings] | None:
-        """Return the next trial's number and settings, or None if all trials are given out.
+    @property
+    def n_ended(self) -> int:
+        """Trials that ended, however."""
+        return self._counts.total()
 
-        Args:
-            accept: takes settings, returns why they are not feasible, or None. Proposals that
-                are not feasible, or were tried before, are passed over and not written; queued
-                configurations are told to the study as failed, with the reason.
+    @property
+    def waits(self) -> bool:
+        """Whether a trial may have to wait for the results of others."""
+        last = self.n_trials - 1
+        return self.config.lag > 0 and self._depends_on_results(last)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The study's tags: those of its first run, and what it has adopted."""
+        return dict(self.about.get("tags", {}))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every trial's settings are relative to, by dotted name."""
+        return dict(self.about["inputs"]["settings"])
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The champion of the finished trials, or None."""
+        return choose_champion(self.front) if self.front else None
+
+    def results(self) -> SweepResults:
+        """Return all trials that ended; any thread may call it."""
+        return SweepResults(
+            study=self.name,
+            tags=self.tags,
+            trials=self._records(TrialState.COMPLETE),
+            pruned=self._records(TrialState.PRUNED),
+            failed=[one for one in self._results(TrialState.FAIL) if isinstance(one, FailedTrial)],
+        )
+
+    def live(self) -> list[TrialRecord]:
+        """Return the records so far of the trials that run; any thread may call it."""
+        return self._records(TrialState.RUNNING)
+
+    def ask(self) -> TrialSpec | None:
+        """Begin the next trial; None if all are given out, or if it must wait for results.
+
+        Proposals that are not feasible, or were tried before, are passed over and not written.
         """
-        rejected = 0
-        while self.n_given_out < self.n_trials:
-            if rejected == MAX_REJECTED and self.grid is None:
-                self.exhausted = True
-                return None
-            queued = self._queue.popleft() if self._queue else None
-            settings = queued[1] if queued else self._propose(rejected >= MAX_REJECTED_TPE)
-            if settings is None:
-                self.exhausted = True
-                return None
-            reason = self._lacks(settings) or accept(settings) or self._repeats(settings)
-            if reason is None:
-                return self._start(queued, settings), dict(settings)
-            if queued:
-                self._refuse(queued[0], reason)
-            elif self.grid is None:
-                self.proposals.reject()
-            rejected += 1
+        if self._interrupted:
+            number = self._interrupted.pop(0)
+            return self._begin(number, self._spec(number, self._trials[number].settings))
+        number = len(self._trials)
+        if self.exhausted or number >= self.n_trials or self._must_wait(number):
+            return None
+        unseen = self._show(number) if self._sampler.uses_results(number) else []
+        for settings in self._sampler.propose(number, unseen):
+            spec = self._spec(number, settings)
+            if self._key(settings) not in self._tried and spec.prompt.infeasible() is None:
+                self._add(self._write(TrialState.RUNNING, settings), settings)
+                return self._begin(number, spec)
+        self.exhausted = True
         return None
 
-    def _propose(self, explore: bool) -> Settings | None:
-        if self.grid is not None:
-            return next(self.grid, None)
-        return self.proposals.propose(explore)
+    def note(self, record: TrialRecord) -> None:
+        """Keep the record of a trial that runs, after a round."""
+        self._trials[record.number].result = record
+        if (n_rounds := len(record.history)) in self._rungs:
+            self._rungs[n_rounds][record.number] = record.score
 
-    def _lacks(self, settings: Settings) -> str | None:
-        missing = sorted(set(self.space) - set(settings))
-        return f"no value for {missing}" if missing else None
+    def falls_behind(self, record: TrialRecord) -> bool:
+        """Return whether a trial is stopped at the end of this round.
 
-    def _repeats(self, settings: Settings) -> str | None:
-        number = self._tried.get(self._key(settings))
-        return None if number is None else f"same settings as trial {number}"
+        With `objective: score`, at rungs `grace_rounds * reduction_factor^i`, a trial is stopped if
+        its score is below the best 1 / `reduction_factor` of those that others had there: ASHA's
+        rule (arXiv 1810.05934). Of these, the trials up to `lag` before it count, all of which have
+        ended; with a lag of 0 all that have come there so far.
+        """
+        last = record.number - self.config.lag if self.config.lag else math.inf
+        scores = [
+            score
+            for number, score in self._rungs.get(len(record.history), {}).items()
+            if number <= last and number != record.number
+        ]
+        best = 1 / self.config.asha.reduction_factor
+        return bool(scores) and record.score < float(np.percentile(scores, 100 * (1 - best)))
 
-    def _start(self, queued: tuple[int, Settings] | None, settings: Settings) -> int:
-        """Write a trial that begins into the storage; return its number."""
-        if queued:
-            number, trial_id = queued[0], self._begin_queued(queued[0])
-            for name, axis in self.space.items():
-                value = axis.to_internal_repr(settings[name])
-                self._storage.set_trial_param(trial_id, name, value, axis)
-        else:
-            trial = create_trial(
-                state=TrialState.RUNNING, params=settings, distributions=self.space
-            )
-            trial_id = self._storage.create_new_trial(self._study_id, trial)
-            number = self._storage.get_trial_number_from_id(trial_id)
-        self.proposals.accept(number, settings)
-        self.running[number] = trial_id
-        self._tried[self._key(settings)] = number
-        return number
+    def tell(self, record: TrialRecord) -> TrialState:
+        """Keep a trial that ended, and return how: stopped early if it has rounds left.
 
-    def _refuse(self, number: int, reason: str) -> None:
-        """Write into the storage that a queued configuration is not tried, and why."""
-        trial_id = self._begin_queued(number)
-        self._storage.set_trial_user_attr(trial_id, "rejected", reason)
-        self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-
-    def _begin_queued(self, number: int) -> int:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        return trial_id
-
-    def tell(self, number: int, record: TrialRecord) -> None:
-        """Keep a finished trial."""
-        self._end(number, record, pruned=False)
-
-    def tell_pruned(self, number: int, record: TrialRecord) -> None:
-        """Keep a trial that was stopped early, as pruned."""
-        self._end(number, record, pruned=True)
-
-    def _end(self, number: int, record: TrialRecord, pruned: bool) -> None:
+        A score that is not finite is a failure.
+        """
+        number = record.number
         if not math.isfinite(record.score):
-            return self.tell_failed(number, f"the score is {record.score}")
-        trial_id = self.running.pop(number)
-        # Optuna takes no intermediate values with two objectives.
-        steps = [] if self._pareto else [measured["score"] for measured in record.history]
-        values = [record.score, float(record.size_bytes)] if self._pareto else [record.score]
-        self._storage.set_trial_user_attr(trial_id, "record", json.dumps(asdict(record)))
-        for step, value in enumerate(steps, start=1):
-            self._storage.set_trial_intermediate_value(trial_id, step, value)
+            self.tell_failed(number, f"the score is {record.score}")
+            return TrialState.FAIL
+        pruned = len(record.history) < self.running[number].train.rounds
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
-        self._storage.set_trial_state_values(trial_id, state, steps[-1:] if pruned else values)
-        self.proposals.tell(number, None if pruned else values, steps)
-        self._count(record, pruned)
-        return None
+        storage_id, scores = self._trials[number].storage_id, steps(record, self.config)
+        for step, score in enumerate(scores, 1):
+            self.storage.set_trial_intermediate_value(storage_id, step, score)
+        self.storage.set_trial_user_attr(storage_id, "record", RECORD.dump_json(record).decode())
+        values = scores[-1:] if pruned else objectives(record, self.config)
+        self.storage.set_trial_state_values(storage_id, state, values)
+        self._end(number, state, record)
+        return state
 
     def tell_failed(self, number: int, error: str) -> None:
         """Keep the fact that a trial failed, and why."""
-        trial_id = self.running.pop(number)
-        self._storage.set_trial_user_attr(trial_id, "error", error)
-        self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        self.proposals.fail(number)
-        self.n_failed += 1
+        known = self._trials[number]
+        self.storage.set_trial_user_attr(known.storage_id, "error", error)
+        self.storage.set_trial_state_values(known.storage_id, TrialState.FAIL)
+        self._end(number, TrialState.FAIL, failed_trial(number, known.settings, error))
 
-    def finished(self) -> list[TrialRecord]:
-        """Read every finished trial from the storage, in order of number."""
-        return self._records(TrialState.COMPLETE)
+    def summary(self, within: float) -> dict[str, float]:
+        """Return the sweep so far in numbers; see `selection.summary`."""
+        return summary(self.n_finished, self.n_pruned, self.n_failed, self.front, within)
 
-    def pruned(self) -> list[TrialRecord]:
-        """Read every trial that was stopped early, in order of number, as far as it got."""
-        return self._records(TrialState.PRUNED)
+    def note_adopted(self, what: str) -> None:
+        """Tag the study with what it has adopted."""
+        adopted = "; ".join(filter(None, [self.tags.get("adopted"), what]))
+        self.about["tags"] = self.tags | {"adopted": adopted}
+        self.study.set_user_attr("tags", self.about["tags"])
 
-    def failed(self) -> list[FailedTrial]:
-        """Read every trial that failed while training, in order of number."""
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return [
-            FailedTrial(trial.number, dict(trial.params), error.strip().splitlines()[-1])
-            for trial in trials
-            if (error := trial.user_attrs.get("error"))
-        ]
+    def adopt(self, trial: FrozenTrial) -> bool:
+        """Add a trial of another study with its record; return False if its settings were tried.
+
+        It gets the next number, and keeps everything else, the origin in its record too.
+        """
+        if self._key(trial.params) in self._tried:
+            return False
+        number = len(self._trials)
+        record = replace(RECORD.validate_json(trial.user_attrs["record"]), number=number)
+        attributes = {"record": RECORD.dump_json(record).decode()}
+        self._write(
+            trial.state,
+            trial.params,
+            values=trial.values if trial.state == TrialState.COMPLETE else None,
+            intermediate_values=trial.intermediate_values,
+            user_attrs=attributes,
+        )
+        self._add(0, dict(trial.params))
+        self._end(number, trial.state, record)
+        return True
+
+    def _load(self, trial: FrozenTrial) -> None:
+        """Take a trial of an old study."""
+        number, state = trial.number, trial.state
+        find_id = self.storage.get_trial_id_from_study_id_trial_number
+        again = state == TrialState.RUNNING
+        self._add(find_id(self._study_id, number) if again else 0, dict(trial.params))
+        if again:
+            self._interrupted.append(number)
+        elif state in (TrialState.COMPLETE, TrialState.PRUNED):
+            record = RECORD.validate_json(trial.user_attrs["record"])
+            for n_rounds, measured in enumerate(record.history, 1):
+                if n_rounds in self._rungs:
+                    self._rungs[n_rounds][number] = measured["score"]
+            self._end(number, state, record)
+        else:
+            error = trial.user_attrs.get("error", "no error was recorded")
+            self._end(number, TrialState.FAIL, failed_trial(number, trial.params, error))
 
     def _records(self, state: TrialState) -> list[TrialRecord]:
-        trials = self.study.get_trials(deepcopy=False, states=(state,))
-        return [record_of(trial) for trial in trials]
+        return [one for one in self._results(state) if isinstance(one, TrialRecord)]
+
+    def _results(self, state: TrialState) -> list[TrialRecord | FailedTrial | None]:
+        with self._lock:
+            return [one.result for one in self._trials if one.state == state]
+
+    def _must_wait(self, number: int) -> bool:
+        """Return whether a trial depends on one that runs."""
+        lag = self.config.lag
+        late = lag > 0 and any(other <= number - lag for other in self.running)
+        return late and self._depends_on_results(number)
+
+    def _depends_on_results(self, number: int) -> bool:
+        return self._sampler.uses_results(number) or self.config.objective == "score"
+
+    def _show(self, number: int) -> list[Settings]:
+        """Show the sampler the results that this proposal uses; return the settings of the rest."""
+        lag, waiting = self.config.lag, []
+        for other in self._unseen:
+            known = self._trials[other]
+            if other > number - lag if lag else known.state == TrialState.RUNNING:
+                waiting.append(other)
+            elif isinstance(known.result, TrialRecord):
+                self._sampler.show(known.settings, known.result, known.state == TrialState.PRUNED)
+        self._unseen = waiting
+        return [self._trials[other].settings for other in waiting]
+
+    def _spec(self, number: int, settings: Settings) -> TrialSpec:
+        expanded = self.resolver.expand(settings)
+        return TrialSpec(number, expanded, *self.resolver.resolve(settings))
+
+    def _key(self, settings: Settings) -> tuple[Any, ...]:
+        return tuple(settings.get(name) for name in self.space)
+
+    def _write(self, state: TrialState, settings: Settings, **result: Any) -> int:
+        """Write a trial in one transaction; return its id in the storage."""
+        trial = create_trial(state=state, params=settings, distributions=self.space, **result)
+        return self.storage.create_new_trial(self._study_id, trial)
+
+    def _add(self, storage_id: int, settings: Settings) -> None:
+        with self._lock:
+            self._unseen.append(len(self._trials))
+            self._trials.append(Known(storage_id, settings, TrialState.RUNNING))
+        self._tried.add(self._key(settings))
+
+    def _begin(self, number: int, spec: TrialSpec) -> TrialSpec:
+        self.running[number] = spec
+        return spec
+
+    def _end(self, number: int, state: TrialState, result: TrialRecord | FailedTrial) -> None:
+        with self._lock:
+            self._trials[number].result, self._trials[number].state = result, state
+        self._counts[state] += 1
+        self.running.pop(number, None)
+        if state == TrialState.COMPLETE and isinstance(result, TrialRecord):
+            self.front = pareto_front([*self.front, result])
 
 
-def record_of(trial: FrozenTrial) -> TrialRecord:
-    """Return what was kept of a trial that ended."""
-    return TrialRecord(**json.loads(trial.user_attrs["record"]))
+def failed_trial(number: int, settings: Settings, error: str) -> FailedTrial:
+    """Return the record of a trial that failed; the error may have many lines."""
+    return FailedTrial(number, dict(settings), error.strip().splitlines()[-1])
 
 
-def queued_settings(trial: FrozenTrial) -> Settings:
-    """Return the settings that a trial was queued with, if it was."""
-    return dict(trial.system_attrs.get("fixed_params", {}))  # Optuna's own key
-
-
-def without_attributes(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial with what a sampler looks at, and no more."""
-    seen = create_trial(
-        state=trial.state,
-        values=trial.values,
-        params=trial.params,
-        distributions=trial.distributions,
-        intermediate_values=trial.intermediate_values,
-    )
-    seen.number = trial.number
-    return seen
+def rungs(config: SweepConfig) -> list[int]:
+    """Return after which rounds trials are compared: none if all run to their end."""
+    found: list[int] = []
+    rung = float(config.asha.grace_rounds)
+    while config.objective == "score" and rung <= MAX_ROUNDS:
+        found.append(math.ceil(rung))
+        rung *= config.asha.reduction_factor
+    return found

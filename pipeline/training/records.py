@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.core.provenance import Origin
+
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A finished trial.
+    """A trial that ended, or one that runs, as far as it is trained.
 
     Attributes:
         number: of the trial in its study.
-        settings: dotted names and values.
+        settings: dotted names and values, with those of its method.
         score: harmonic mean of `base` and `new`, in [0, 1], from validation images.
         base: accuracy on the classes that were trained, mean over tasks and seeds.
         new: accuracy on the pseudo-new classes, mean over tasks and seeds.
         size_bytes: learned state of one task's prompt.
         tasks: base and new per task.
-        history: loss, base and new after each epoch.
+        history: loss, base, new and score after each round.
         seconds: of training, all tasks and seeds.
+        origin: the code that trained and measured it.
     """
 
     number: int
@@ -31,6 +34,7 @@ class TrialRecord:
     tasks: dict[str, dict[str, float]]
     history: list[dict[str, float]]
     seconds: float
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,25 @@ class FailedTrial:
     number: int
     settings: dict[str, Any]
     reason: str
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """All trials of a sweep, each list in order of number.
+
+    Attributes:
+        study: its name.
+        tags: what the study noted of its origin when it began.
+        trials: those that ran to their end.
+        pruned: those that were stopped early, as far as they are trained.
+        failed: those without a result.
+    """
+
+    study: str
+    tags: dict[str, str]
+    trials: list[TrialRecord]
+    pruned: list[TrialRecord]
+    failed: list[FailedTrial]
 
 
 @dataclass(frozen=True)

@@ -2,59 +2,53 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import cloudpickle
 
 from pipeline.prompts.config import PromptConfig
+from pipeline.sweep.config import Choice, Range, SweepConfig
 from pipeline.sweep.driver import run_sweep
-from pipeline.sweep.study import Choice, Range, Search, SweepConfig
-from pipeline.sweep.trainable import SweepJob
-from pipeline.training.config import TrainConfig
-from pipeline.training.records import TrialRecord
+from pipeline.sweep.job import SweepJob, TrialSpec
+from pipeline.sweep.study import Search
+from pipeline.training.records import SweepResults, TrialRecord
+from pipeline.training.settings import Resolver
 from pipeline.training.trial import Trial
 from tests.helpers.toy import train_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
-TRAIN = train_config(4, rounds=2)
-LONG = train_config(12, rounds=6)
 
 
-def resolve(settings: dict[str, Any]) -> tuple[PromptConfig, TrainConfig]:
-    """Turn settings into configs of two rounds."""
-    prompt = PromptConfig(
-        init="a photo of a", rank=settings["prompt.rank"], bits=settings["prompt.bits"], n_ctx=2
-    )
-    return prompt, TRAIN.model_copy(update={"lr": settings["train.lr"]})
+def resolver(rounds: int = 2) -> Resolver:
+    """Return what settings are relative to: trials of so many rounds."""
+    prompt = PromptConfig(init="a photo of a", rank="full", bits=16, n_ctx=2)
+    return Resolver(prompt, train_config(2 * rounds, rounds=rounds), {}, None)
 
 
-def long_resolve(settings: dict[str, Any]) -> tuple[PromptConfig, TrainConfig]:
-    """Turn settings into configs of six rounds."""
-    prompt, _ = resolve(settings)
-    return prompt, LONG.model_copy(update={"lr": settings["train.lr"]})
+def search(path: Path, name: str, config: SweepConfig, rounds: int = 2) -> Search:
+    """Open a study of trials of so many rounds."""
+    return Search(path, name, config, resolver(rounds))
 
 
-def in_worker() -> bool:
-    """Tell whether this process is an actor's."""
-    return ray.get_runtime_context().get_actor_id() is not None
+@dataclass(frozen=True)
+class FaultyJob(SweepJob):
+    """Calls `fault` before every round of a trial, in its worker."""
 
+    fault: Callable[[Trial], None]
 
-def faulty_resolve(
-    settings: dict[str, Any], fault: Callable[[Trial], None]
-) -> tuple[PromptConfig, TrainConfig]:
-    """Let `fault` see every trial of a worker before each of its six rounds."""
-    if in_worker() and not hasattr(Trial, "plain_round"):
-        plain = Trial.run_round
+    def trial(self, spec: TrialSpec) -> Trial:
+        """Build a trial that runs into faults."""
+        trial = SweepJob.trial(self, spec)
+        plain = trial.run_round
 
-        def run_round(self: Trial) -> dict[str, float]:
-            fault(self)
-            return plain(self)
+        def run_round() -> dict[str, float]:
+            self.fault(trial)
+            return plain()
 
-        Trial.plain_round = plain  # type: ignore[attr-defined]  # marks the patch
-        Trial.run_round = run_round  # type: ignore[method-assign]  # this worker's own
-    return long_resolve(settings)
+        trial.run_round = run_round  # type: ignore[method-assign]  # this trial's own
+        return trial
 
 
 def rank_of(trial: Trial) -> int | str:
@@ -83,9 +77,11 @@ class Ended:
     """Gathers how trials ended."""
 
     def __init__(self) -> None:
+        self.rounds: list[TrialRecord] = []
         self.finished: list[TrialRecord] = []
         self.pruned: list[TrialRecord] = []
         self.failed: dict[int, str] = {}
+        self.on_round = self.rounds.append
         self.on_finished = self.finished.append
         self.on_pruned = self.pruned.append
         self.on_failed = self.failed.__setitem__
@@ -97,6 +93,15 @@ def sweep(search: Search, job: SweepJob, folder: Path) -> tuple[list[TrialRecord
     run_sweep(search, job, folder, ended)
     assert not ended.pruned
     return ended.finished, ended.failed
+
+
+def without_seconds(results: SweepResults) -> SweepResults:
+    """Return trials without the seconds that they took, all that may differ between two runs."""
+    trials, pruned = (
+        [replace(record, seconds=0.0) for record in records]
+        for records in (results.trials, results.pruned)
+    )
+    return replace(results, trials=trials, pruned=pruned)
 
 
 def error_of(search: Search) -> str:

@@ -1,74 +1,67 @@
-"""The vault keeps what a dead worker knew."""
+"""The checkpoint store keeps what a dead worker knew."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import ray
 
-from pipeline.sweep.checkpoint_store import Shelf, Vault
+from pipeline.sweep.checkpoint_store import CheckpointStore, open_store
 from pipeline.sweep.ray_cluster import cluster
 
 
 @pytest.fixture(scope="module")
-def vault() -> Iterator[Vault]:
+def store() -> Iterator[Any]:
     with cluster():
-        yield Vault()
+        yield open_store()
 
 
 def test_the_last_checkpoint_of_every_trial_is_kept() -> None:
-    shelf = Shelf()
-    assert shelf.last(1) is None
+    store = CheckpointStore()
+    assert store.last(1) is None
     for data in (b"first", b"second"):
-        shelf.keep(1, data)
-    shelf.keep(2, b"other")
-    assert (shelf.last(1), shelf.last(2)) == (b"second", b"other")
-    shelf.drop(1)
-    shelf.drop(7)
-    assert shelf.last(1) is None
-    assert shelf.n_held() == 1
+        store.put(1, data)
+    store.put(2, b"other")
+    assert (store.last(1), store.last(2)) == (b"second", b"other")
+    store.drop(1)
+    store.drop(7)
+    assert store.last(1) is None
+    assert store.size() == 1
 
 
 def test_a_round_hangs_if_it_began_long_ago_and_did_not_end() -> None:
-    shelf = Shelf()
-    assert shelf.hung(1, 0.0) is None, "it did not begin"
-    shelf.begin(1)
-    assert shelf.hung(1, 3600.0) is None, "it may yet end"
-    assert shelf.hung(1, 0.0) == "", "nobody said where"
-    shelf.hangs(1, "there")
-    assert shelf.hung(1, 3600.0) == "there"
-    shelf.begin(1)
-    assert shelf.hung(1, 3600.0) is None, "another worker tries"
-    shelf.hangs(1, "there")
-    shelf.keep(1, b"x")
-    assert shelf.hung(1, 0.0) is None, "it ended"
-    shelf.hangs(1, "there")
-    shelf.drop(1)
-    assert shelf.n_held() == 0
+    store = CheckpointStore()
+    assert store.hung(1, 0.0) is None, "it did not begin"
+    store.begin(1)
+    assert store.hung(1, 3600.0) is None, "it may yet end"
+    assert store.hung(1, 0.0) == "", "nobody reported the place"
+    store.report_hang(1, "there")
+    assert store.hung(1, 3600.0) == "there"
+    store.begin(1)
+    assert store.hung(1, 3600.0) is None, "another worker tries"
+    store.report_hang(1, "there")
+    store.put(1, b"x")
+    assert store.hung(1, 0.0) is None, "it ended"
+    store.report_hang(1, "there")
+    store.drop(1)
+    assert store.size() == 0
 
 
-def test_what_another_process_left_is_there_after_its_death(vault: Vault) -> None:
+def test_what_another_process_put_in_is_there_after_its_death(store: Any) -> None:
     @ray.remote(max_retries=0)
-    def leave_and_die(vault: Vault) -> None:
+    def put_and_die(store: Any) -> None:
         import os
 
-        vault.begin(5)
-        vault.keep(5, bytes(range(256)) * 1000)
-        vault.begin(5)
-        vault.hangs(5, "there")
+        store.begin.remote(5)
+        ray.get(store.put.remote(5, bytes(range(256)) * 1000))
+        store.begin.remote(5)
+        ray.get(store.report_hang.remote(5, "there"))
         os._exit(1)
 
     with pytest.raises(ray.exceptions.WorkerCrashedError):
-        ray.get(leave_and_die.remote(vault))
-    assert vault.last(5) == bytes(range(256)) * 1000
-    assert vault.hung(5, 0.0) == "there"
-    vault.drop(5)
-    assert vault.last(5) is None
-    assert vault.n_held() == 0
-
-
-def test_a_closed_vault_is_gone(vault: Vault) -> None:
-    other = Vault()
-    other.close()
-    with pytest.raises(ray.exceptions.RayActorError):
-        other.n_held()
-    assert vault.n_held() == 0
+        ray.get(put_and_die.remote(store))
+    assert ray.get(store.last.remote(5)) == bytes(range(256)) * 1000
+    assert ray.get(store.hung.remote(5, 0.0)) == "there"
+    store.drop.remote(5)
+    assert ray.get(store.last.remote(5)) is None
+    assert ray.get(store.size.remote()) == 0

@@ -8,17 +8,18 @@ import pytest
 
 from pipeline.clip.encoders import TextSide
 from pipeline.features.task import TaskFeatures
+from pipeline.sweep.config import Range
 from pipeline.sweep.driver import run_sweep
+from pipeline.sweep.job import SweepJob
 from pipeline.sweep.ray_cluster import cluster, cluster_resources, map_parallel
-from pipeline.sweep.study import Range, Search
-from pipeline.sweep.trainable import SweepJob
 from pipeline.training.trial import Trial
-from tests.helpers.sweeps import Ended, long_resolve, resolve, sweep, sweep_config
+from tests.helpers.records import ORIGIN
+from tests.helpers.sweeps import Ended, resolver, search, sweep, sweep_config
 
 
 @pytest.fixture(scope="module")
 def job(text: TextSide, features: TaskFeatures) -> SweepJob:
-    return SweepJob(text, [features], resolve, dict, sweep_config())
+    return SweepJob(text, [features], sweep_config(), ORIGIN)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,32 +29,36 @@ def _ray() -> Iterator[None]:
 
 
 def test_all_trials_run_and_the_study_has_them(job: SweepJob, tmp_path: Path) -> None:
-    search = Search(tmp_path / "s.db", "study", job.sweep)
-    finished, failed = sweep(search, job, tmp_path)
+    study = search(tmp_path / "s.db", "study", job.sweep)
+    finished, failed = sweep(study, job, tmp_path)
     assert not failed
     assert len(finished) == 4
-    assert search.finished() == sorted(finished, key=lambda record: record.number)
+    assert study.results().trials == sorted(finished, key=lambda record: record.number)
     assert finished[0].settings == job.sweep.first[0]
     assert all(len(record.history) == 2 for record in finished)
     assert all(record.score == record.history[-1]["score"] for record in finished)
+    assert all(record.origin == ORIGIN for record in finished)
 
-    again, _ = sweep(Search(tmp_path / "s.db", "study", job.sweep), job, tmp_path)
+    again, _ = sweep(search(tmp_path / "s.db", "study", job.sweep), job, tmp_path)
     assert again == [], "a finished sweep has nothing to do"
-    more = replace(job, sweep=sweep_config(n_trials=6))
-    added, _ = sweep(Search(tmp_path / "s.db", "study", more.sweep), more, tmp_path)
+    later = replace(job, sweep=sweep_config(n_trials=6), origin=replace(ORIGIN, git_commit="new"))
+    study = search(tmp_path / "s.db", "study", later.sweep)
+    added, _ = sweep(study, later, tmp_path)
     assert len(added) == 2, "more trials continue the study"
+    made = [record.origin.git_commit for record in study.results().trials]
+    assert made == 4 * ["0" * 40] + 2 * ["new"], "a record keeps the commit that made it"
 
 
 def test_worker_computes_what_the_driver_would(
     job: SweepJob, text: TextSide, features: TaskFeatures, tmp_path: Path
 ) -> None:
     one = replace(job, sweep=sweep_config(n_trials=1))
-    [record], _ = sweep(Search(tmp_path / "s.db", "one", one.sweep), one, tmp_path)
-    trial = Trial(text, [features], *resolve(record.settings), shots=2, seeds=[1, 2])
+    [record], _ = sweep(search(tmp_path / "s.db", "one", one.sweep), one, tmp_path)
+    trial = Trial(text, [features], *resolver().resolve(record.settings), shots=2, seeds=[1, 2])
     while not trial.done:
         trial.run_round()
-    for told, computed in zip(record.history, trial.history, strict=True):
-        assert told == pytest.approx(computed, rel=1e-5)
+    for reported, computed in zip(record.history, trial.history, strict=True):
+        assert reported == pytest.approx(computed, rel=1e-5)
     assert record.tasks == trial.tasks
     assert record.size_bytes == trial.size_bytes
 
@@ -63,12 +68,12 @@ def test_map_parallel_yields_every_result_with_its_index() -> None:
     assert results == {0: 11, 1: 12, 2: 13}
 
 
-def test_resources_are_told() -> None:
+def test_resources_are_reported() -> None:
     assert "node(s)" in cluster_resources()
     assert "CPUs" in cluster_resources()
 
 
-def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(
+def test_trials_that_fall_behind_are_stopped_and_kept_as_pruned(
     job: SweepJob, tmp_path: Path
 ) -> None:
     rates = [0.5, 0.2, 0.1, 1e-9, 1e-9, 1e-8, 1e-8, 1e-7, 1e-7]
@@ -77,24 +82,21 @@ def test_trials_that_fall_behind_are_stopped_and_told_as_pruned(
         for place, lr in enumerate(rates)
     ]
     config = sweep_config(
-        n_trials=9, first=first, objective="score",
+        n_trials=9, first=first, objective="score", lag=2,
         space={**job.sweep.space, "train.lr": Range(low=1e-10, high=1.0, log=True)},
     )  # fmt: skip
-    early = replace(job, resolve=long_resolve, sweep=config)
-    search, ended = Search(tmp_path / "s.db", "early", config), Ended()
-    run_sweep(search, early, tmp_path, ended)
+    study, ended = search(tmp_path / "s.db", "early", config, rounds=6), Ended()
+    run_sweep(study, replace(job, sweep=config), tmp_path, ended)
     assert not ended.failed
     assert ended.pruned
     assert len(ended.finished) + len(ended.pruned) == 9
     assert all(len(record.history) == 6 for record in ended.finished)
     assert all(1 <= len(record.history) < 6 for record in ended.pruned)
-    states = {trial.number: trial.state.name for trial in search.study.trials}
+    states = {trial.number: trial.state.name for trial in study.study.trials}
     assert {states[record.number] for record in ended.pruned} == {"PRUNED"}
     assert {states[record.number] for record in ended.finished} == {"COMPLETE"}
-    assert search.pruned() == sorted(ended.pruned, key=lambda record: record.number)
-    again = Search(tmp_path / "s.db", "early", config)
+    assert study.results().pruned == sorted(ended.pruned, key=lambda record: record.number)
+    assert len(ended.rounds) == sum(len(r.history) for r in (*ended.finished, *ended.pruned))
+    again = search(tmp_path / "s.db", "early", config, rounds=6)
     assert again.n_given_out == 9
-    assert again.ask(lambda _: None) is None
-    worst = min(record.score for record in ended.finished)
-    assert max(r.score for r in ended.finished) >= max(r.score for r in ended.pruned) >= 0
-    assert worst >= 0
+    assert again.ask() is None

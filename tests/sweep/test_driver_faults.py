@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,20 @@ from ray import cloudpickle
 from pipeline.clip.encoders import TextSide
 from pipeline.features.task import TaskFeatures
 from pipeline.sweep.driver import run_sweep
+from pipeline.sweep.job import SweepJob
 from pipeline.sweep.ray_cluster import cluster
-from pipeline.sweep.study import Search
-from pipeline.sweep.trainable import SweepJob, TrialActor
+from pipeline.sweep.trainable import TrialActor
 from pipeline.training.records import TrialRecord
 from pipeline.training.trial import Trial
+from tests.helpers.records import ORIGIN
 from tests.helpers.sweeps import (
     Ended,
+    FaultyJob,
     error_of,
-    faulty_resolve,
-    long_resolve,
     of_ranks,
     rank_of,
+    resolver,
+    search,
     sweep,
     sweep_config,
 )
@@ -46,8 +47,7 @@ def faulty(text: TextSide, features: TaskFeatures) -> Faulty:
     """A sweep whose workers call `fault` before every round."""
 
     def build(fault: Callable[[Trial], None], **changes: object) -> SweepJob:
-        config = sweep_config(**changes)
-        return SweepJob(text, [features], partial(faulty_resolve, fault=fault), dict, config)
+        return FaultyJob(text, [features], sweep_config(**changes), ORIGIN, fault)
 
     return build
 
@@ -64,13 +64,13 @@ def test_a_trial_that_raises_is_failed_with_its_traceback(faulty: Faulty, tmp_pa
             raise RuntimeError("rank 2 is broken here")
 
     job = faulty(fault, n_trials=3, first=of_ranks(1, 2, "full"))
-    search = Search(tmp_path / "s.db", "broken", job.sweep)
-    finished, failed = sweep(search, job, tmp_path)
+    study = search(tmp_path / "s.db", "broken", job.sweep, rounds=6)
+    finished, failed = sweep(study, job, tmp_path)
     check_others(finished, failed)
     assert "rank 2 is broken here" in failed[1]
-    assert search.n_failed == 1
-    assert "in fault" in error_of(search), "the traceback is kept"
-    assert "\x1b" not in error_of(search)
+    assert study.n_failed == 1
+    assert "in fault" in error_of(study), "the traceback is kept"
+    assert "\x1b" not in error_of(study)
 
 
 def test_a_trial_that_is_not_finite_is_failed_with_round_and_task(
@@ -81,13 +81,13 @@ def test_a_trial_that_is_not_finite_is_failed_with_round_and_task(
             trial.runs[0].fit.data.views_XVE.fill_(float("nan"))
 
     job = faulty(fault, n_trials=3, first=of_ranks(1, 2, "full"))
-    search = Search(tmp_path / "s.db", "nan", job.sweep)
-    finished, failed = sweep(search, job, tmp_path)
+    study = search(tmp_path / "s.db", "nan", job.sweep, rounds=6)
+    finished, failed = sweep(study, job, tmp_path)
     check_others(finished, failed)
     assert "round 4: task toy: the loss is not finite: [nan, nan]" in failed[1]
 
 
-def test_a_killed_worker_goes_on_from_its_last_round(
+def test_the_trial_of_a_killed_worker_resumes_from_its_last_round(
     faulty: Faulty, text: TextSide, features: TaskFeatures, tmp_path: Path
 ) -> None:
     seen = tmp_path / "rounds"
@@ -102,17 +102,17 @@ def test_a_killed_worker_goes_on_from_its_last_round(
 
     job = faulty(fault, n_trials=1, max_failures=1)  # twice, but not in a row
     folder = tmp_path / "ray"
-    [record], failed = sweep(Search(tmp_path / "s.db", "k", job.sweep), job, folder)
+    [record], failed = sweep(search(tmp_path / "s.db", "k", job.sweep, rounds=6), job, folder)
     assert not failed
     assert len(list(seen.glob("killed-*"))) == 2
     rounds = sorted(int(path.name.split("-")[1]) for path in seen.glob("round-*"))
     assert rounds == [1, 2, 3, 4, 5, 6], "no round was trained twice"
     assert not list(folder.rglob("*.safetensors")), "nothing of it went through a file"
-    whole = Trial(text, [features], *long_resolve(record.settings), shots=2, seeds=[1, 2])
+    whole = Trial(text, [features], *resolver(6).resolve(record.settings), shots=2, seeds=[1, 2])
     while not whole.done:
         whole.run_round()
-    for told, computed in zip(record.history, whole.history, strict=True):
-        assert told == pytest.approx(computed, rel=1e-5)
+    for reported, computed in zip(record.history, whole.history, strict=True):
+        assert reported == pytest.approx(computed, rel=1e-5)
 
 
 def test_a_round_that_fails_too_often_in_a_row_fails_its_trial(
@@ -123,10 +123,10 @@ def test_a_round_that_fails_too_often_in_a_row_fails_its_trial(
             os.kill(os.getpid(), signal.SIGKILL)
 
     job = faulty(fault, n_trials=3, first=of_ranks(1, 2, "full"), max_failures=1)
-    search = Search(tmp_path / "s.db", "k", job.sweep)
-    finished, failed = sweep(search, job, tmp_path)
+    study = search(tmp_path / "s.db", "k", job.sweep, rounds=6)
+    finished, failed = sweep(study, job, tmp_path)
     check_others(finished, failed)
-    assert error_of(search).count("Failure #") == 2
+    assert error_of(study).count("Failure #") == 2
 
 
 def test_a_trial_given_to_a_dead_worker_is_given_out_again(faulty: Faulty, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_trial_given_to_a_dead_worker_is_given_out_again(faulty: Faulty, tmp_p
             actor.reset_config = die
 
     job = faulty(fault, n_trials=4, max_failures=1)
-    finished, failed = sweep(Search(tmp_path / "s.db", "dead", job.sweep), job, tmp_path)
+    finished, failed = sweep(search(tmp_path / "s.db", "dead", job.sweep, rounds=6), job, tmp_path)
     assert killed.exists()
     assert not failed
     assert len(finished) == 4
@@ -164,20 +164,20 @@ def hang_forever(_: Trial) -> None:
 
 def test_a_trial_that_hangs_is_failed_with_the_place(faulty: Faulty, tmp_path: Path) -> None:
     def fault(trial: Trial) -> None:
-        from pipeline.sweep.driver import trainable as worker
+        from pipeline.sweep import trainable
 
         if rank_of(trial) == 2:
             if len(trial.history) == 1:
                 hang_forever(trial)
-            plain = worker.time_limit  # a second is enough for the next round
-            worker.time_limit = lambda _, report: plain(1.0, report)  # type: ignore[assignment]
+            plain = trainable.time_limit  # a second is enough for the next round
+            trainable.time_limit = lambda _, report: plain(1.0, report)  # type: ignore[assignment]
 
     job = faulty(fault, n_trials=3, first=of_ranks(1, 2, "full"), round_timeout_s=600)
-    search = Search(tmp_path / "s.db", "hang", job.sweep)
-    finished, failed = sweep(search, job, tmp_path / "ray")
+    study = search(tmp_path / "s.db", "hang", job.sweep, rounds=6)
+    finished, failed = sweep(study, job, tmp_path / "ray")
     check_others(finished, failed)
     assert "round_timeout_s" in failed[1]
-    assert "in hang_forever" in error_of(search), "the place is kept"
+    assert "in hang_forever" in error_of(study), "the place is kept"
 
 
 @pytest.mark.faults
@@ -192,11 +192,11 @@ def test_a_trial_that_hangs_in_foreign_code_is_failed(faulty: Faulty, tmp_path: 
             ctypes.PyDLL(None).sleep(1000)  # holds the interpreter's lock
 
     job = faulty(fault, n_trials=3, first=of_ranks(1, 2, "full"), round_timeout_s=60)
-    search = Search(tmp_path / "s.db", "hang", job.sweep)
-    finished, failed = sweep(search, job, tmp_path / "ray")
+    study = search(tmp_path / "s.db", "hang", job.sweep, rounds=6)
+    finished, failed = sweep(study, job, tmp_path / "ray")
     check_others(finished, failed)
     assert "round_timeout_s" in failed[1]
-    assert "the worker could not say where" in error_of(search)
+    assert "the worker could not report the place" in error_of(study)
 
 
 class Broken(Ended):
@@ -215,12 +215,13 @@ class Broken(Ended):
 def test_an_error_of_the_listener_ends_the_sweep_and_keeps_what_finished(
     text: TextSide, features: TaskFeatures, tmp_path: Path
 ) -> None:
-    job = SweepJob(text, [features], long_resolve, dict, sweep_config(n_trials=6))
-    search = Search(tmp_path / "s.db", "full", job.sweep)
+    job = SweepJob(text, [features], sweep_config(n_trials=6), ORIGIN)
+    study = search(tmp_path / "s.db", "full", job.sweep, rounds=6)
     with pytest.raises(OSError, match="No space left on device: 'somewhere'"):
-        run_sweep(search, job, tmp_path, Broken())
-    assert 2 <= len(search.finished()) <= 3, "both were told to the study first"
-    assert search.n_failed == 0, "it is no fault of a trial"
+        run_sweep(study, job, tmp_path, Broken())
+    assert 2 <= len(study.results().trials) <= 3, "the study had both first"
+    assert study.n_failed == 0, "it is no fault of a trial"
     rest = replace(job, sweep=sweep_config(n_trials=6))
-    sweep(Search(tmp_path / "s.db", "full", rest.sweep), rest, tmp_path)
-    assert len(search.finished()) == 6
+    study = search(tmp_path / "s.db", "full", rest.sweep, rounds=6)
+    sweep(study, rest, tmp_path)
+    assert len(study.results().trials) == 6

@@ -4,9 +4,10 @@ import random
 
 import pytest
 
+from pipeline.sweep.config import Choice, Range
 from pipeline.sweep.importance import FEWEST, importances
-from pipeline.sweep.study import Choice, Range
 from pipeline.training.records import TrialRecord
+from tests.helpers.records import ORIGIN
 from tests.helpers.report_data import history
 
 SPACE = {
@@ -23,7 +24,7 @@ def trials(n: int, depends: bool) -> list[TrialRecord]:
         noise = rng.random()
         score = (settings["prompt.rank"] == 1) + 0.01 * noise if depends else noise
         settings["prompt.bits"] = 4  # no axis
-        found.append(TrialRecord(number, settings, score, 0, 0, 1, {}, history(0, 0), 1.0))
+        found.append(TrialRecord(number, settings, score, 0, 0, 1, {}, history(0, 0), 1.0, ORIGIN))
     return found
 
 

@@ -6,7 +6,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,8 +23,8 @@ from ray.cluster_utils import Cluster
 from pipeline.clip.encoders import TextSide
 from pipeline.core.device import usable_device
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.config import PromptConfig
-from pipeline.sweep.driver import SweepJob, run_sweep
+from pipeline.sweep.driver import run_sweep
+from pipeline.sweep.job import SweepJob
 from pipeline.sweep.ray_cluster import (
     check_resources,
     cluster,
@@ -32,61 +33,36 @@ from pipeline.sweep.ray_cluster import (
     map_parallel,
     waiting_trials,
 )
-from pipeline.sweep.study import Range, Search, SweepConfig
-from pipeline.training.config import TrainConfig
-from pipeline.training.records import TrialRecord
-from tests.helpers.toy import train_config
+from pipeline.training.trial import Trial
+from tests.helpers.records import ORIGIN
+from tests.helpers.sweeps import Ended, FaultyJob, search, sweep_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
 
-class Ended:
-    """Gathers how trials ended."""
+@dataclass(frozen=True)
+class Meeting:
+    """Lets every worker write a note and wait, in its first round, until so many have done so."""
 
-    def __init__(self) -> None:
-        self.finished: list[TrialRecord] = []
-        self.failed: dict[int, str] = {}
-        self.on_finished = self.on_pruned = self.finished.append
-        self.on_failed = self.failed.__setitem__
+    folder: Path
+    guests: int
 
-
-TRAIN = train_config(4, rounds=2)
-Configuration = tuple[PromptConfig, TrainConfig]
-
-
-def meeting(settings: dict[str, Any], folder: Path, guests: int) -> Configuration:
-    """Let every worker leave a note and wait, in its first round, until so many have left one."""
-    context = ray.get_runtime_context()
-    if context.get_actor_id() is not None:
-        from pipeline.training.trial import Trial
-
-        plain, note = Trial.run_round, folder / str(os.getpid())
-
-        def meet(self: Trial) -> dict[str, float]:
-            note.write_text(f"{context.get_node_id()} {ray.get_gpu_ids()}")
-            deadline = time.monotonic() + 600
-            while len(list(folder.iterdir())) < guests:
-                assert time.monotonic() < deadline, f"alone on {note.read_text()}"
-                time.sleep(0.05)
-            Trial.run_round = plain  # type: ignore[method-assign]  # this worker's own
-            return plain(self)
-
-        Trial.run_round = meet  # type: ignore[method-assign]  # this worker's own
-    prompt = PromptConfig(init="a photo of a", rank=1, bits=1, n_ctx=2)
-    return prompt, TRAIN.model_copy(update={"lr": settings["train.lr"]})
+    def __call__(self, _: Trial) -> None:
+        context, note = ray.get_runtime_context(), self.folder / str(os.getpid())
+        note.write_text(f"{context.get_node_id()} {ray.get_gpu_ids()}")
+        deadline = time.monotonic() + 600
+        while len(list(self.folder.iterdir())) < self.guests:
+            assert time.monotonic() < deadline, f"alone on {note.read_text()}"
+            time.sleep(0.05)
 
 
-def sweep_job(text: TextSide, features: TaskFeatures, folder: Path, **changes: Any) -> SweepJob:
+def sweep_job(
+    text: TextSide, features: TaskFeatures, folder: Path, guests: int, **changes: Any
+) -> SweepJob:
     """A job whose workers meet in a folder; `guests` is how many must."""
     folder.mkdir()
-    guests = changes.pop("guests")
-    config = SweepConfig(
-        tasks=["toy"], shots=2, seeds=[1], n_trials=guests, sampler_seed=3, first=[],
-        space={"train.lr": Range(low=0.01, high=1.0, log=True)},
-        cpus_per_trial=1, gpus_per_trial=0, max_failures=0,
-    )  # fmt: skip
-    resolve = partial(meeting, folder=folder, guests=guests)
-    return SweepJob(text, [features], resolve, dict, config.model_copy(update=changes))
+    config = sweep_config(**{"n_trials": guests, **changes})
+    return FaultyJob(text, [features], config, ORIGIN, Meeting(folder, guests))
 
 
 # The first test: the nodes that the others share are not started yet.
@@ -95,16 +71,18 @@ def test_local_cluster_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPatch
     with cluster():
         assert dict(map_parallel(lambda _, item: item, [7], None, 1, 0)) == {0: 7}
         me = psutil.Process()
-        sockets = [
-            (process.name(), connection.laddr.ip)
-            for process in [me, *me.children(recursive=True)]
-            for connection in process.net_connections(kind="inet")
-            if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)  # NONE: UDP
-        ]
+        sockets = []
+        for process in [me, *me.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # it has ended
+                sockets += [
+                    (process.name(), connection.laddr.ip)
+                    for connection in process.net_connections(kind="inet")
+                    if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)  # NONE: UDP
+                ]
         assert {"gcs_server", "raylet"} <= {name for name, _ in sockets}
         outside = [(name, ip) for name, ip in sockets if not is_loopback(ip)]
         assert not outside
-        with pytest.raises(ValueError, match=r"a trial wants 1 CPU\(s\) and 3 GPU\(s\)"):
+        with pytest.raises(ValueError, match=r"a trial needs 1 CPU\(s\) and 3 GPU\(s\)"):
             check_resources(1, 3)
 
 
@@ -142,7 +120,7 @@ def test_trials_run_on_all_nodes_at_once(
     assert os.environ["RAY_ADDRESS"] == nodes.address
     job = sweep_job(text, features, tmp_path / "notes", guests=3)
     ended = Ended()
-    run_sweep(Search(tmp_path / "s.db", "nodes", job.sweep), job, tmp_path / "ray", ended)
+    run_sweep(search(tmp_path / "s.db", "nodes", job.sweep), job, tmp_path / "ray", ended)
     assert not ended.failed
     assert len(ended.finished) == 3
     met = {path.read_text().split()[0] for path in (tmp_path / "notes").iterdir()}
@@ -157,7 +135,7 @@ def test_two_trials_share_a_gpu_and_no_third(
         cpus_per_trial=0.25, gpus_per_trial=0.5, n_trials=6,
     )  # fmt: skip
     ended = Ended()
-    run_sweep(Search(tmp_path / "s.db", "gpus", job.sweep), job, tmp_path / "ray", ended)
+    run_sweep(search(tmp_path / "s.db", "gpus", job.sweep), job, tmp_path / "ray", ended)
     assert nodes.address
     assert not ended.failed, "torch sees no GPU here, and that is no crash"
     assert len(ended.finished) == 6
@@ -190,7 +168,7 @@ def test_what_cannot_fit_waits_on_a_cluster(nodes: Cluster) -> None:
     assert check_resources(1, 0.5) is None
     assert check_resources(1, 1) is None
     assert "waiting" in str(check_resources(1, 2))
-    with pytest.raises(ValueError, match=r"gpus_per_trial: found 1.5"):
+    with pytest.raises(ValueError, match=r"gpus_per_trial: got 1.5"):
         check_resources(1, 1.5)
 
 
@@ -201,7 +179,7 @@ def test_address_that_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert known_address() == "10.1.2.3:6379"
     for wrong in ("ray://10.1.2.3:10001", "10.1.2.3"):
         monkeypatch.setenv("RAY_ADDRESS", wrong)
-        with pytest.raises(ValueError, match=r"RAY_ADDRESS: found .*; allowed is host:port"):
+        with pytest.raises(ValueError, match=r"RAY_ADDRESS: got .*; expected host:port"):
             known_address()
 
 

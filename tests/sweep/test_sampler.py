@@ -1,6 +1,7 @@
-"""A sampler with a bounded past proposes what Optuna would, as long as nothing is forgotten."""
+"""A sampler with a bounded past proposes what Optuna would, as long as nothing is dropped."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -8,121 +9,116 @@ import pytest
 from optuna.trial import TrialState
 
 from pipeline.sweep.config import SweepConfig
-from pipeline.sweep.sampler import STARTUP_TRIALS, Proposals, distributions
+from pipeline.sweep.sampler import STARTUP_TRIALS, Sampler, directions, distributions
+from pipeline.training.records import TrialRecord
+from tests.helpers.records import ORIGIN
 from tests.sweep.test_study import config
 
-Told = tuple[list[float] | None, list[float]]
+LAG = 4
 
 
-def measure(config: SweepConfig, number: int, settings: dict[str, Any]) -> Told:
-    """Return a trial's values and steps; in a search for the score, every third is pruned."""
+def lagged(objective: str = "pareto") -> SweepConfig:
+    return config(objective=objective, lag=LAG, first=[])
+
+
+def measure(number: int, settings: dict[str, Any]) -> TrialRecord:
+    """Return what a trial measures."""
     score = random.Random(str(settings)).random() + 0.1 * (settings["prompt.bits"] == 16)
-    if config.objective == "pareto":
-        return [score, 10.0 * settings["prompt.bits"]], []
-    return (None, [score / 2]) if number % 3 == 1 else ([score], [score / 2, score])
+    history = [{"score": score / 2}, {"score": score}]
+    size = 10 * settings["prompt.bits"]
+    return TrialRecord(number, settings, score, score, score, size, {}, history, 1.0, ORIGIN)
 
 
-def refused(turn: int) -> bool:
-    """Some proposals are rejected."""
-    return turn % 4 == 2
+def is_pruned(sweep: SweepConfig, number: int) -> bool:
+    """In a search for the score, every third trial is stopped early."""
+    return sweep.objective == "score" and number % 3 == 1
 
 
-def ours(proposals: Proposals, config: SweepConfig, count: int) -> list[dict[str, Any]]:
-    """Ask for proposals, and tell what they measure; every fifth trial fails."""
-    asked = []
-    for turn in range(count):
-        settings = proposals.propose(explore=False)
-        asked.append(settings)
-        if refused(turn):
-            proposals.reject()
+def ended(sweep: SweepConfig, number: int, settings: dict[str, Any]) -> TrialRecord:
+    record = measure(number, settings)
+    if not is_pruned(sweep, number):
+        return record
+    return replace(record, history=record.history[:1], score=record.history[0]["score"])
+
+
+def ours(sweep: SweepConfig, count: int, window: int) -> list[dict[str, Any]]:
+    """Return proposals; results are shown with a lag, and every second proposal is rejected."""
+    sampler, asked = Sampler(sweep, window), []
+    for number in range(count):
+        if (shown := number - LAG) >= 0:
+            own = asked[shown]
+            sampler.show(own, ended(sweep, shown, own), is_pruned(sweep, shown))
+        proposals = sampler.propose(number, asked[-LAG + 1 :] if number >= LAG else asked)
+        asked.append([next(proposals) for _ in range(1 + number % 2)][-1])
+    return asked
+
+
+def optunas(sweep: SweepConfig, asked: list[dict[str, Any]], number: int) -> dict[str, Any]:
+    """Return what Optuna proposes with a plain study of the same past."""
+    seeds, space = random.Random(f"{sweep.sampler_seed}/{number}"), distributions(sweep.space)
+    seed, other = (seeds.getrandbits(32) for _ in range(2))
+    sampler: Any = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    n_shown = number - LAG + 1
+    if n_shown < STARTUP_TRIALS:
+        sampler, n_shown = optuna.samplers.RandomSampler(seed=other), 0
+    study = optuna.create_study(directions=directions(sweep), sampler=sampler)
+    for place, own in enumerate(asked[:number]):
+        study.enqueue_trial(own)
+        trial, record = study.ask(space), ended(sweep, place, own)
+        if place >= n_shown:
             continue
-        proposals.accept(turn, settings)
-        if turn % 5 == 3:
-            proposals.fail(turn)
+        if sweep.objective == "score":
+            for step, measured in enumerate(record.history, start=1):
+                trial.report(measured["score"], step)
+        if is_pruned(sweep, place):
+            study.tell(trial, state=TrialState.PRUNED)
         else:
-            proposals.tell(turn, *measure(config, turn, settings))
-    return asked
-
-
-def optunas(config: SweepConfig, seed: int, count: int) -> list[dict[str, Any]]:
-    """Do the same with a plain study."""
-    directions = ["maximize", "minimize"][: 2 if config.objective == "pareto" else 1]
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-    study = optuna.create_study(directions=directions, sampler=sampler)
-    asked = []
-    for turn in range(count):
-        trial = study.ask(distributions(config.space))
-        asked.append(dict(trial.params))
-        if refused(turn) or turn % 5 == 3:
-            study.tell(trial, state=TrialState.FAIL)
-            continue
-        values, steps = measure(config, turn, trial.params)
-        for step, value in enumerate(steps, start=1):
-            trial.report(value, step)
-        study.tell(trial, values, state=None if values else TrialState.PRUNED)
-    return asked
+            study.tell(trial, [record.score, float(record.size_bytes)][: len(directions(sweep))])
+    for _ in range(number % 2):
+        study.tell(study.ask(space), state=TrialState.FAIL)
+    return dict(study.ask(space).params)
 
 
 @pytest.mark.parametrize("objective", ["pareto", "score"])
 def test_up_to_the_window_proposals_are_optunas(objective: str) -> None:
-    sweep = config(objective=objective)
-    plain = optunas(sweep, 7, 50)
-    seen = Proposals(sweep, 7, window=30)
-    assert ours(seen, sweep, 50) == plain
-    assert seen.n_ended <= 30, "or nothing was shown"
-    small = ours(Proposals(sweep, 7, window=12), sweep, 50)
-    first = next(turn for turn, (a, b) in enumerate(zip(small, plain, strict=True)) if a != b)
-    ended = sum(not refused(turn) and turn % 5 != 3 for turn in range(first))
-    assert ended > 12, "forgetting began with the window full, and not before"
+    sweep = lagged(objective)
+    asked = ours(sweep, 40, window=40)
+    assert [optunas(sweep, asked, number) for number in range(40)] == asked
+    small = ours(sweep, 40, window=12)
+    first = next(turn for turn, (a, b) in enumerate(zip(small, asked, strict=True)) if a != b)
+    assert first - LAG >= 12, "trials are dropped when the window is full, and not before"
 
 
-def test_what_was_rejected_is_forgotten_without_a_trace() -> None:
-    sweep = config()
-    plain, forgetful = Proposals(sweep, 7), Proposals(sweep, 7, window=6)
-    for proposals in (plain, forgetful):
-        ours(proposals, sweep, 7)
-    for _ in range(20):
-        assert plain.propose(explore=False) == forgetful.propose(explore=False)
-        plain.reject()
-        forgetful.reject()
-    assert len(forgetful.study.trials) < len(plain.study.trials)
+def test_proposals_after_rejections_are_new_and_then_random() -> None:
+    sampler = Sampler(lagged())
+    for number in range(20):
+        settings = next(sampler.propose(number, []))
+        sampler.show(settings, measure(number, settings), False)
+    proposed = [str(settings) for settings, _ in zip(sampler.propose(20, []), range(20))]  # noqa: B905 (endless)
+    assert len(set(proposed)) == 20
+    assert proposed == [str(own) for own, _ in zip(sampler.propose(20, []), range(20))]  # noqa: B905 (as above)
 
 
 @pytest.mark.parametrize("objective", ["pareto", "score"])
-def test_the_past_is_bounded_and_holds_the_best_the_latest_and_those_that_run(
-    objective: str,
-) -> None:
-    sweep, window = config(objective=objective), 16
-    proposals = Proposals(sweep, 1, window)
-    told: dict[int, list[float]] = {}
-    for turn in range(100):
-        settings = proposals.propose(explore=True)
-        proposals.accept(turn, settings)
-        if turn == 40:
-            continue  # runs on
-        values, steps = measure(sweep, 0, settings)
-        assert values is not None
-        told[turn] = values
-        proposals.tell(turn, values, steps)
-        trials = proposals.study.get_trials(deepcopy=False)
-        assert len([t for t in trials if t.state == TrialState.COMPLETE]) <= window
-        assert len(trials) <= 2 * window + 1
-        seen = [t.values for t in trials if t.state == TrialState.COMPLETE]
-        latest = list(told.values())[-window // 4 :]
-        assert all(values in seen for values in latest)
+def test_the_past_is_bounded_and_holds_the_best_and_the_latest(objective: str) -> None:
+    sweep, window = lagged(objective), 16
+    sampler, told = Sampler(sweep, window), dict[int, TrialRecord]()
+    for number in range(100):
+        settings = next(sampler.propose(number, []))
+        told[number] = measure(number, settings)
+        sampler.show(settings, told[number], False)
+        seen = [record for record, _ in sampler._past]
+        assert len(seen) <= window
+        assert all(record in seen for record in list(told.values())[-window // 4 :])
         if objective == "pareto":
-            beaten = [v for v in told.values() if any(better(w, v) for w in told.values())]
-            front = [v for v in told.values() if v not in beaten]
-            assert all(v in seen for v in front[: window // 4])
+            beaten = [one for one in told.values() if any(better(o, one) for o in told.values())]
+            front = [one for one in told.values() if one not in beaten]
+            assert all(record in seen for record in front[: window // 4])
         else:
-            assert max(told.values()) in seen
-    assert [t.params for t in trials if t.state == TrialState.RUNNING] == [
-        proposals.running[40].params
-    ]
-    proposals.tell(40, *measure(sweep, 0, proposals.running[40].params))
-    assert not proposals.running
+            assert max(told.values(), key=lambda one: one.score) in seen
 
 
-def better(one: list[float], other: list[float]) -> bool:
+def better(one: TrialRecord, other: TrialRecord) -> bool:
     """Whether one dominates the other: no worse in both, better in one."""
-    return one[0] >= other[0] and one[1] <= other[1] and one != other
+    a, b = (one.score, -one.size_bytes), (other.score, -other.size_bytes)
+    return a[0] >= b[0] and a[1] >= b[1] and a != b

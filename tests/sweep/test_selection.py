@@ -14,13 +14,14 @@ from pipeline.sweep.selection import (
     pareto_front,
 )
 from pipeline.training.records import TrialRecord
+from tests.helpers.records import ORIGIN
 from tests.helpers.reference import pareto_numbers
 
 
 def record(number: int, score: float, size: int, **settings: Any) -> TrialRecord:
     """Return a trial; settings with `__` for the dot."""
     dotted = {key.replace("__", "."): value for key, value in settings.items()}
-    return TrialRecord(number, dotted, score, score, score, size, {}, [], 1.0)
+    return TrialRecord(number, dotted, score, score, score, size, {}, [], 1.0, ORIGIN)
 
 
 def trials(seed: int, count: int = 25) -> list[TrialRecord]:
