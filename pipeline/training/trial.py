@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from statistics import mean
 
 from pipeline.clip.encoders import TextSide
+from pipeline.core.config import Precision
 from pipeline.core.errors import report_all
 from pipeline.data.classes import split_base_new
-from pipeline.data.manifest import SPLITS
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
 from pipeline.training.config import TrainConfig, Validation
@@ -20,24 +20,24 @@ from pipeline.training.task_run import Point, TaskRun
 
 
 def check_splits(tasks: Sequence[TaskFeatures], wanted: Sequence[str]) -> None:
-    """Refuse tasks without images in some split: they can be tested, but not trained or swept.
+    """Refuse tasks without images in some split.
 
     Raises:
         ValueError: naming every such task and what it lacks.
     """
     problems = []
     for task in tasks:
-        has = {SPLITS[split] for split in set(task.split_N.tolist())}
-        lacks = [split for split in wanted if split not in has]
-        if lacks:
+        if lacks := [split for split in wanted if not task.in_split(split).any()]:
             problems.append(f"{task.name}: no {' and no '.join(lacks)} images")
-    report_all("tasks that cannot take part; allowed are those with all splits", problems)
+    report_all(
+        f"tasks that cannot take part; expected are images in {' and '.join(wanted)}", problems
+    )
 
 
 class Trial:
-    """Train on half of the base classes of every task; the other half stand in for new ones.
+    """Training on half of the base classes of every task; the other half play the new classes.
 
-    No test image and no image of a new class is ever looked at.
+    No test image and no image of a new class is ever used.
     """
 
     def __init__(
@@ -70,6 +70,11 @@ class Trial:
         return len(self.history) == self.rounds
 
     @property
+    def precision(self) -> Precision:
+        """In which the towers' matrix products run here."""
+        return self.runs[0].fit.precision
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of learned state of one prompt."""
         return self.runs[0].stored()[0].size_bytes
@@ -78,13 +83,13 @@ class Trial:
         """Train a round on every task; return loss, base, new and score, means over all.
 
         Raises:
-            ArithmeticError: if something is not finite, saying what, where and in which round.
+            ArithmeticError: if something is not finite: what, where and in which round.
         """
         start, n_round = time.perf_counter(), len(self.history) + 1
         losses = []
-        with told_in(f"round {n_round}"):
+        with error_context(f"round {n_round}"):
             for run in self.runs:
-                with told_in(f"task {run.features.name}"):
+                with error_context(f"task {run.features.name}"):
                     losses.append(mean(run.fit.run_round()))
             tasks = self.measure()
         base, new = (mean(task[key] for task in tasks.values()) for key in ("base", "new"))
@@ -103,24 +108,24 @@ class Trial:
         """
         result = {}
         for run, (trained, pseudo_new) in zip(self.runs, self.classes, strict=True):
-            with told_in(f"task {run.features.name}"):
-                found = {
+            with error_context(f"task {run.features.name}"):
+                means = {
                     "base": mean(run.validate(trained, self.validation)),
                     "new": mean(run.validate(pseudo_new, self.validation)),
                 }
-                for name, value in found.items():
+                for name, value in means.items():
                     if not math.isfinite(value):
                         raise ArithmeticError(f"accuracy on {name} classes is {value}")
-            result[run.features.name] = found
+            result[run.features.name] = means
         return result
 
 
 @contextmanager
-def told_in(place: str) -> Iterator[None]:
-    """Say where something was not finite.
+def error_context(place: str) -> Iterator[None]:
+    """Put the place in front of an error about numbers.
 
     Raises:
-        ArithmeticError: that of the block, with the place in front.
+        ArithmeticError: that of the block.
     """
     try:
         yield

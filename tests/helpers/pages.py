@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ PROGRAMS = (
     *("psql", "pytest", "python", "ray", "read", "rm", "rsync", "scp", "source", "ssh"),
     *("ssh-keygen", "sudo", "tar"),
 )
+
+
+@cache
+def sections() -> set[str]:
+    """Return the sections of params.yaml."""
+    return set(YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text()))
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,7 @@ class Block:
             found = YAML(typ="safe").load(self.text)
         except YAMLError:
             return None
-        sections = YAML(typ="safe").load((REPOSITORY / "params.yaml").read_text())
-        return found if isinstance(found, dict) and set(found) <= set(sections) else None
+        return found if isinstance(found, dict) and set(found) <= sections() else None
 
     @property
     def python(self) -> bool:
@@ -129,6 +135,7 @@ def blocks(path: Path) -> Iterator[Block]:
             language = line.strip().removeprefix("```") if fence else ""
 
 
+@cache
 def commands(path: Path) -> list[Command]:
     """Return all commands of a page, in blocks and in running text, in order."""
     page, parts, found, running = path.relative_to(REPOSITORY).as_posix(), [], [], []

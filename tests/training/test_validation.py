@@ -84,7 +84,7 @@ def test_too_many_shots_leave_nothing_to_validate_on(
     most = max(Counter(no_val.training_labels).values())
     with pytest.raises(ValueError, match="without validation images") as caught:
         check_validation([features, no_val], most, SEEDS, "all")
-    assert "imagenet: seed 1 leaves none of cat, red apple" in str(caught.value)
+    assert "imagenet: seed 1 has none of cat, red apple" in str(caught.value)
     assert "toy" not in str(caught.value)
 
 
