@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import cluster, exchange, tracking
+from pipeline.cli import cluster, exchange, sweep, tracking
 from pipeline.cli.command import Command
 from pipeline.cli.predict import predict
 
@@ -35,6 +35,9 @@ exports.command("onnx", cls=Command)(exchange.export_onnx)
 
 imports = group("import", USE, "Read a prompt from other people's code.")
 imports.command("coop", cls=Command)(exchange.import_coop)
+
+sweeps = group("sweep", RUN, "Decide about a sweep's study.")
+sweeps.command(cls=Command)(sweep.adopt)
 
 clusters = group("cluster", RUN, "Run the pipeline on a cluster of machines.")
 clusters.command(cls=Command)(cluster.up)

@@ -7,30 +7,30 @@ from typing import Any
 
 from pipeline.core.code import code_identity
 from pipeline.core.config import flatten
-from pipeline.core.provenance import checkout_id, git_commit, value_hash, versions
+from pipeline.core.hashes import value_hash
+from pipeline.core.provenance import checkout_id, git_commit, versions
 from pipeline.sweep.config import SweepConfig
-from pipeline.training.inputs import Inputs
 from pipeline.training.settings import Resolver
 
-MAKER = "pipeline.sweep.trainable"
-"""The module of the actor that makes a trial's record."""
+MAKERS = ("pipeline.sweep.trainable", "pipeline.training.inputs")
+"""The modules that make a trial's record: the worker, and what loads the backbone and the features
+that workers get."""
 EXEMPT = {
     "pipeline.sweep.trainable": "moves trials between Ray and their code",
-    "pipeline.sweep.checkpoint_store": "holds bytes",
     "pipeline.training.checkpoint": "a resumed trial is equal to the last bit (a test)",
     "pipeline.training.records": "the form of a record, not its numbers",
     "pipeline.core.provenance": "hashes and versions of files and code",
     "pipeline.core.code": "hashes of code",
+    "pipeline.core.hashes": "hashes of files",
     "pipeline.core.files": "how files are written",
     "pipeline.core.paths": "names of files",
     "pipeline.core.workspace": "names of folders",
-    "pipeline.core.disk": "messages about disks",
     "pipeline.core.errors": "messages",
     "pipeline.core.timeout": "ends a worker that hangs",
     "pipeline.core.config": "checks of settings, which count by value",
     "pipeline.sweep.config": "the same",
 }
-"""Modules that the actor imports and that cannot change a number, with the reason."""
+"""Modules that the makers import and that cannot change a number, with the reason."""
 NOT_SEARCHED = ("n_trials", "preset")
 """Settings of the sweep that change no trial: more trials continue a study, and a preset is the
 same study as its settings written by hand."""
@@ -75,11 +75,11 @@ class Identity:
 
 def trial_code() -> str:
     """Return the identity of the code that trains and measures a trial."""
-    return code_identity([MAKER], EXEMPT)
+    return code_identity(MAKERS, EXEMPT)
 
 
-def identify(sweep: SweepConfig, resolver: Resolver, inputs: Inputs) -> Identity:
-    """Return what names the study of these settings, these inputs and the code at hand."""
+def identify(sweep: SweepConfig, resolver: Resolver, features: str, towers: str) -> Identity:
+    """Return what names the study of these settings and hashes, and of the code at hand."""
     settings = flatten(
         {
             "sweep": sweep.model_dump(mode="json", exclude=set(NOT_SEARCHED)),
@@ -91,15 +91,15 @@ def identify(sweep: SweepConfig, resolver: Resolver, inputs: Inputs) -> Identity
     )
     for name in sweep.space:
         settings.pop(name, None)
-    return Identity(settings, inputs.content_hash, inputs.backbone.fingerprint, trial_code())
+    return Identity(settings, features, towers, trial_code())
 
 
-def study_tags(identity: Identity, sweep: SweepConfig, inputs: Inputs) -> dict[str, str]:
-    """Return the tags of a study that begins now; it keeps them."""
+def study_tags(identity: Identity, sweep: SweepConfig, data_hash: str) -> dict[str, str]:
+    """Return the tags of a study that begins now, which it keeps."""
     return {
         "git_commit": git_commit(),
         "code": identity.code,
-        "data_hash": inputs.data_hash,
+        "data_hash": data_hash,
         "features": identity.features,
         "backbone": identity.towers,
         "seeds": str(sweep.seeds),

@@ -1,7 +1,4 @@
-"""A Ray cluster: joined or started, and functions run on it. Ray Tune is in sweep.py.
-
-The driver joins the cluster that it stands on, or starts one on this machine.
-"""
+"""A Ray cluster, joined or started, and functions that run on it. Ray Tune is in driver.py."""
 
 from __future__ import annotations
 
@@ -37,18 +34,25 @@ def cluster() -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or the one that `ray start` put this machine into.
 
     If there is neither, or RAY_ADDRESS is `local`, one is started for this process alone; it
-    listens on loopback only. Workers get the driver's own `pipeline` package, so that code that
-    was changed since the cluster started is what runs. Ray writes its logs to its own folder.
+    listens on loopback only. Workers run a copy of the `pipeline` package as it is now: edits that
+    follow change nothing, and neither does what is installed on other machines. Ray writes its logs
+    to its own folder.
 
     Raises:
-        ValueError: if RAY_ADDRESS is malformed, or the cluster does not answer.
+        ValueError: if RAY_ADDRESS is malformed, or if the cluster does not answer or wants a token
+            that this machine does not have.
     """
     address = known_address()
-    with own_sigterm():
+    with own_sigterm(), driver_code() as folder:
+        options = {
+            "runtime_env": {"env_vars": ALLOCATOR, "working_dir": folder},
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+        }
         if address is None:
-            start_local()
+            start_local(options)
         else:
-            join(address)
+            join(address, options)
     try:
         yield
     finally:
@@ -62,59 +66,52 @@ def known_address() -> str | None:
         ValueError: if RAY_ADDRESS is malformed.
     """
     found = os.environ.get("RAY_ADDRESS") or None
-    allowed = "host:port, auto, or local"
-    if found and "://" in found:  # Ray Client: the driver would stand outside of the cluster
-        raise ValueError(f"RAY_ADDRESS: found {found}; allowed is {allowed}")
+    expected = "expected host:port, auto, or local"
+    if found and "://" in found:  # Ray Client: the driver would be outside of the cluster
+        raise ValueError(f"RAY_ADDRESS: got {found}; {expected}")
     try:
         address = canonicalize_bootstrap_address(found)
     except (ValueError, OSError) as error:
-        raise ValueError(f"RAY_ADDRESS: found {found} ({error}); allowed is {allowed}") from None
+        raise ValueError(f"RAY_ADDRESS: got {found} ({error}); {expected}") from None
     return str(address) if address else None
 
 
-def start_local() -> None:
+def start_local(options: dict[str, Any]) -> None:
     """Start Ray on this machine for this process alone, on 127.0.0.1.
 
-    Ray replaces a loopback address by the machine's outer one, and then listens on all
-    interfaces, unless clusters of several machines are switched off, as on macOS and Windows.
+    Ray 2.60 replaces a loopback address by the machine's outer one and then listens on all
+    interfaces, unless clusters of several machines are switched off, as on macOS and Windows. This
+    can go when `ray.init` keeps to a loopback address that it is given.
     """
     several, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            runtime_env={"env_vars": ALLOCATOR},
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        ray.init(address="local", include_dashboard=False, **options)
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = several
 
 
-def join(address: str) -> None:
+def join(address: str, options: dict[str, Any]) -> None:
     """Join a running cluster.
 
     Raises:
-        ValueError: if it does not answer, or wants a token that this machine has not.
+        ValueError: if it does not answer, or wants a token that this machine does not have.
     """
     source = "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else "`ray start` on this machine"
     try:
-        with driver_code() as folder:
-            ray.init(
-                runtime_env={"env_vars": ALLOCATOR, "working_dir": folder},
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+        ray.init(**options)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise ValueError(
-            f"the Ray cluster {address} (from {source}) does not let us in: {error}; "
+            f"the Ray cluster {address} (from {source}) cannot be joined: {error}; "
             "start it again, or set RAY_ADDRESS to local"
         ) from None
 
 
 @contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, which `ray.init` replaces by `sys.exit(15)`."""
+    """Keep this process's answer to SIGTERM, which Ray 2.60's `init` replaces by `sys.exit(15)`.
+
+    This can go when `ray.init` leaves handlers alone that it finds.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -133,8 +130,8 @@ def own_sigterm() -> Iterator[None]:
 def driver_code() -> Iterator[str]:
     """Make a folder that holds the `pipeline` package alone, for workers to run in.
 
-    With any other way to send code, Ray also puts the driver's folder on the workers' path, and
-    what lies there on their own machine, perhaps older, comes first.
+    With any other way to send code, Ray 2.60 also puts the driver's folder on the workers' path,
+    and what has that name on their own machine, perhaps older, comes first.
     """
     source = Path(pipeline.__file__).parent
     with tempfile.TemporaryDirectory(prefix="loqua-") as folder:
@@ -144,14 +141,21 @@ def driver_code() -> Iterator[str]:
 
 
 def cluster_resources() -> str:
-    """Return what the cluster offers, for people: nodes, CPUs and GPUs."""
+    """Return what the cluster offers, as text: nodes, CPUs and GPUs."""
     total = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     return f"{nodes} node(s), {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
 
 
+def places(cpus: float, gpus: float) -> int:
+    """Return how many trials that need so much the nodes hold at once."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = [(name, need) for name, need in (("CPU", cpus), ("GPU", gpus)) if need]
+    return sum(min(int(node.get(name, 0) / n + 1e-9) for name, n in needs) for node in nodes)
+
+
 def check_resources(cpus: float, gpus: float) -> str | None:
-    """Say whether a trial that needs so much must wait; return None if some node can take it.
+    """Return that a trial which needs so much must wait; None if some node can take it.
 
     Raises:
         ValueError: if no cluster could ever take it: a GPU and a half, or more than this machine
@@ -159,15 +163,14 @@ def check_resources(cpus: float, gpus: float) -> str | None:
     """
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(
-            f"sweep.gpus_per_trial: found {gpus:g}; allowed are parts of one GPU and whole numbers"
+            f"sweep.gpus_per_trial: got {gpus:g}; expected a part of one GPU, or a whole number"
         )
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+    if places(cpus, gpus):
         return None
     wanted = f"{cpus:g} CPU(s) and {gpus:g} GPU(s)"
     if known_address() is None:
         raise ValueError(
-            f"sweep.cpus_per_trial, sweep.gpus_per_trial: a trial wants {wanted}; "
+            f"sweep.cpus_per_trial, sweep.gpus_per_trial: a trial needs {wanted}; "
             f"this machine has {cluster_resources()}"
         )
     return f"no node has {wanted} yet; waiting for one that has"
@@ -176,8 +179,8 @@ def check_resources(cpus: float, gpus: float) -> str | None:
 def waiting_trials(n_trials: int) -> int:
     """Return how many trials may wait for a place at once: one, and more on a joined cluster.
 
-    There a node may come for each that waits; by ones, a hundred nodes would take hours. But a
-    trial that waits was proposed before it had to be, so it is an eighth of the sweep, 16 at most.
+    There a node may come for each that waits; one by one, a hundred nodes would take hours. But a
+    trial that waits was proposed earlier than needed, so it is an eighth of the sweep, 16 at most.
     """
     return 1 if known_address() is None else min(16, max(1, n_trials // 8))
 

@@ -1,4 +1,4 @@
-"""Which configurations win: on validation data only."""
+"""Which trials win: on validation data only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipeline.training.metrics import harmonic_mean
-from pipeline.training.records import TrialRecord
+from pipeline.training.records import SweepResults, TrialRecord, Winners
+from pipeline.training.settings import Resolver
 
 
 def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -36,13 +37,54 @@ def choose_compact(trials: Sequence[TrialRecord], within: float) -> TrialRecord:
 def choose_winners(
     trials: Sequence[TrialRecord], within: float, is_coop: Callable[[TrialRecord], bool]
 ) -> dict[str, TrialRecord]:
-    """Return the configurations that are refit and tested.
+    """Return the trials whose settings are refit and tested, by role.
 
     They are champion, compact, and plain CoOp at its best learning rate, if it was tried.
     """
     winners = {"champion": choose_champion(trials), "compact": choose_compact(trials, within)}
     plain = [trial for trial in trials if is_coop(trial)]
     return winners | ({"coop": choose_champion(plain)} if plain else {})
+
+
+def choose(results: SweepResults, within: float, resolver: Resolver) -> Winners:
+    """Return the winners, the front, and what each task would have chosen.
+
+    Args:
+        results: of the sweep; only trials that ran to their end can win.
+        within: how far the compact winner's score may be from the best.
+        resolver: knows which settings are plain CoOp.
+    """
+
+    def is_coop(record: TrialRecord) -> bool:
+        return resolver.is_method(record.settings, "coop")
+
+    trials = results.trials
+    return Winners(
+        results.study,
+        choose_winners(trials, within, is_coop),
+        pareto_front(trials),
+        choose_per_task(trials, within, is_coop),
+    )
+
+
+def summary(
+    n_finished: int, n_pruned: int, n_failed: int, front: Sequence[TrialRecord], within: float
+) -> dict[str, float]:
+    """Return a sweep so far in numbers: trials by how they ended, the best and the compact one.
+
+    Args:
+        n_finished: trials that ran to their end.
+        n_pruned: trials that were stopped early.
+        n_failed: trials without a result.
+        front: of the finished trials, which has all winners.
+        within: how far the compact one's score may be from the best.
+    """
+    found: dict[str, float] = {"trials": n_finished, "pruned": n_pruned, "failed": n_failed}
+    if front:
+        best, compact = choose_champion(front), choose_compact(front, within)
+        found |= {"score": best.score, "size_bytes": best.size_bytes}
+        found |= {"compact_score": compact.score, "compact_bytes": compact.size_bytes}
+    return found
 
 
 def on_task(trials: Sequence[TrialRecord], task: str) -> list[TrialRecord]:

@@ -11,7 +11,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from pydantic import TypeAdapter
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.job import TrialSpec
 from pipeline.sweep.sampler import Sampler, directions, distributions, objectives, steps
-from pipeline.sweep.selection import choose_champion, pareto_front
-from pipeline.training.records import FailedTrial, TrialRecord
+from pipeline.sweep.selection import choose_champion, pareto_front, summary
+from pipeline.training.records import FailedTrial, SweepResults, TrialRecord
 from pipeline.training.settings import Resolver, Settings
 
 RECORD = TypeAdapter(TrialRecord)
@@ -48,23 +48,6 @@ class Known:
     result: TrialRecord | FailedTrial | None = None
 
 
-@dataclass(frozen=True)
-class Trials:
-    """The trials of a study at one moment, each list in order of number.
-
-    Attributes:
-        finished: that ran to their end.
-        pruned: that were stopped early, as far as they are trained.
-        failed: that have no result.
-        running: that have finished a round, as far as they are trained.
-    """
-
-    finished: list[TrialRecord]
-    pruned: list[TrialRecord]
-    failed: list[FailedTrial]
-    running: list[TrialRecord]
-
-
 class Search:
     """A resumable study: score up and bytes down, or score alone.
 
@@ -73,7 +56,8 @@ class Search:
     trials there are, the storage's own work aside.
 
     Attributes:
-        about: what the study said of itself when it began.
+        storage: Optuna's, in which all studies of the file are.
+        about: what the study says of itself: `inputs` and `tags`.
         n_trials: the largest number of trials.
         running: the trials that run now, by number.
         front: finished trials that no other beats in score without being larger, smallest first.
@@ -118,14 +102,14 @@ class Search:
         self._rungs: dict[int, dict[int, float]] = {n: {} for n in rungs(config)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+            self.storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
             study = optuna.create_study(
-                storage=self._storage,
+                storage=self.storage,
                 study_name=name,
                 load_if_exists=True,
                 directions=directions(config),
             )
-            self._study_id = self._storage.get_study_id_from_name(name)
+            self._study_id = self.storage.get_study_id_from_name(name)
             self.about = {**(about or {}), **study.user_attrs}
             for key in self.about.keys() - study.user_attrs.keys():
                 study.set_user_attr(key, self.about[key])
@@ -138,7 +122,7 @@ class Search:
     @property
     def study(self) -> optuna.Study:
         """The study as Optuna reads it now."""
-        return optuna.load_study(study_name=self.name, storage=self._storage)
+        return optuna.load_study(study_name=self.name, storage=self.storage)
 
     @property
     def n_given_out(self) -> int:
@@ -161,24 +145,44 @@ class Search:
         return self._counts[TrialState.FAIL]
 
     @property
+    def n_ended(self) -> int:
+        """Trials that ended, however."""
+        return self._counts.total()
+
+    @property
+    def waits(self) -> bool:
+        """Whether a trial may have to wait for the results of others."""
+        last = self.n_trials - 1
+        return self.config.lag > 0 and self._depends_on_results(last)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The study's tags: those of its first run, and what it has adopted."""
+        return dict(self.about.get("tags", {}))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every trial's settings are relative to, by dotted name."""
+        return dict(self.about["inputs"]["settings"])
+
+    @property
     def best(self) -> TrialRecord | None:
         """The champion of the finished trials, or None."""
         return choose_champion(self.front) if self.front else None
 
-    def trials(self) -> Trials:
-        """Return all trials with a result; any thread may call it."""
-        with self._lock:
-            by_state = {
-                state: [one.result for one in self._trials if one.state == state and one.result]
-                for state in TrialState
-            }
-        finished, pruned, failed, running = (
-            by_state[state]
-            for state in (
-                TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
-            )
-        )  # fmt: skip
-        return Trials(finished, pruned, failed, running)  # type: ignore[arg-type]  # by their state
+    def results(self) -> SweepResults:
+        """Return all trials that ended; any thread may call it."""
+        return SweepResults(
+            study=self.name,
+            tags=self.tags,
+            trials=self._records(TrialState.COMPLETE),
+            pruned=self._records(TrialState.PRUNED),
+            failed=[one for one in self._results(TrialState.FAIL) if isinstance(one, FailedTrial)],
+        )
+
+    def live(self) -> list[TrialRecord]:
+        """Return the records so far of the trials that run; any thread may call it."""
+        return self._records(TrialState.RUNNING)
 
     def ask(self) -> TrialSpec | None:
         """Begin the next trial; None if all are given out, or if it must wait for results.
@@ -236,24 +240,55 @@ class Search:
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
         storage_id, scores = self._trials[number].storage_id, steps(record, self.config)
         for step, score in enumerate(scores, 1):
-            self._storage.set_trial_intermediate_value(storage_id, step, score)
-        self._storage.set_trial_user_attr(storage_id, "record", RECORD.dump_json(record).decode())
+            self.storage.set_trial_intermediate_value(storage_id, step, score)
+        self.storage.set_trial_user_attr(storage_id, "record", RECORD.dump_json(record).decode())
         values = scores[-1:] if pruned else objectives(record, self.config)
-        self._storage.set_trial_state_values(storage_id, state, values)
+        self.storage.set_trial_state_values(storage_id, state, values)
         self._end(number, state, record)
         return state
 
     def tell_failed(self, number: int, error: str) -> None:
         """Keep the fact that a trial failed, and why."""
         known = self._trials[number]
-        self._storage.set_trial_user_attr(known.storage_id, "error", error)
-        self._storage.set_trial_state_values(known.storage_id, TrialState.FAIL)
+        self.storage.set_trial_user_attr(known.storage_id, "error", error)
+        self.storage.set_trial_state_values(known.storage_id, TrialState.FAIL)
         self._end(number, TrialState.FAIL, failed_trial(number, known.settings, error))
+
+    def summary(self, within: float) -> dict[str, float]:
+        """Return the sweep so far in numbers; see `selection.summary`."""
+        return summary(self.n_finished, self.n_pruned, self.n_failed, self.front, within)
+
+    def note_adopted(self, what: str) -> None:
+        """Tag the study with what it has adopted."""
+        adopted = "; ".join(filter(None, [self.tags.get("adopted"), what]))
+        self.about["tags"] = self.tags | {"adopted": adopted}
+        self.study.set_user_attr("tags", self.about["tags"])
+
+    def adopt(self, trial: FrozenTrial) -> bool:
+        """Add a trial of another study with its record; return False if its settings were tried.
+
+        It gets the next number, and keeps everything else, the origin in its record too.
+        """
+        if self._key(trial.params) in self._tried:
+            return False
+        number = len(self._trials)
+        record = replace(RECORD.validate_json(trial.user_attrs["record"]), number=number)
+        attributes = {"record": RECORD.dump_json(record).decode()}
+        self._write(
+            trial.state,
+            trial.params,
+            values=trial.values if trial.state == TrialState.COMPLETE else None,
+            intermediate_values=trial.intermediate_values,
+            user_attrs=attributes,
+        )
+        self._add(0, dict(trial.params))
+        self._end(number, trial.state, record)
+        return True
 
     def _load(self, trial: FrozenTrial) -> None:
         """Take a trial of an old study."""
         number, state = trial.number, trial.state
-        find_id = self._storage.get_trial_id_from_study_id_trial_number
+        find_id = self.storage.get_trial_id_from_study_id_trial_number
         again = state == TrialState.RUNNING
         self._add(find_id(self._study_id, number) if again else 0, dict(trial.params))
         if again:
@@ -268,11 +303,21 @@ class Search:
             error = trial.user_attrs.get("error", "no error was recorded")
             self._end(number, TrialState.FAIL, failed_trial(number, trial.params, error))
 
+    def _records(self, state: TrialState) -> list[TrialRecord]:
+        return [one for one in self._results(state) if isinstance(one, TrialRecord)]
+
+    def _results(self, state: TrialState) -> list[TrialRecord | FailedTrial | None]:
+        with self._lock:
+            return [one.result for one in self._trials if one.state == state]
+
     def _must_wait(self, number: int) -> bool:
         """Return whether a trial depends on one that runs."""
-        depends = self._sampler.uses_results(number) or self.config.objective == "score"
         lag = self.config.lag
-        return bool(lag) and depends and any(other <= number - lag for other in self.running)
+        late = lag > 0 and any(other <= number - lag for other in self.running)
+        return late and self._depends_on_results(number)
+
+    def _depends_on_results(self, number: int) -> bool:
+        return self._sampler.uses_results(number) or self.config.objective == "score"
 
     def _show(self, number: int) -> list[Settings]:
         """Show the sampler the results that this proposal uses; return the settings of the rest."""
@@ -296,7 +341,7 @@ class Search:
     def _write(self, state: TrialState, settings: Settings, **result: Any) -> int:
         """Write a trial in one transaction; return its id in the storage."""
         trial = create_trial(state=state, params=settings, distributions=self.space, **result)
-        return self._storage.create_new_trial(self._study_id, trial)
+        return self.storage.create_new_trial(self._study_id, trial)
 
     def _add(self, storage_id: int, settings: Settings) -> None:
         with self._lock:

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.sweep.selection import choose_champion, choose_compact, pareto_front
 from pipeline.tracking.tracker import Away, Refused, Tracker
 from pipeline.tracking.trial_run import trial_key
 from pipeline.tracking.views import describe_sweep
@@ -36,52 +35,6 @@ SAY_EVERY_S = 10.0
 """Between two lines about what is still unconfirmed."""
 STATUS = {"complete": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 """MLflow's word for the tag `state` of a sweep."""
-
-
-@dataclass
-class Tally:
-    """The sweep so far, in numbers.
-
-    Attributes:
-        within: how far the compact winner's score may be from the best.
-        finished, pruned, failed: trials.
-        front: finished trials that no other beats in score without being larger.
-    """
-
-    within: float
-    finished: int = 0
-    pruned: int = 0
-    failed: int = 0
-    front: list[TrialRecord] = field(default_factory=list)
-
-    @property
-    def ended(self) -> int:
-        """Trials that ended, however."""
-        return self.finished + self.pruned + self.failed
-
-    @property
-    def best(self) -> TrialRecord | None:
-        """The trial with the best score."""
-        return choose_champion(self.front) if self.front else None
-
-    def add(self, record: TrialRecord) -> None:
-        """Count a finished trial; only the front is kept, which has all winners."""
-        self.finished += 1
-        self.front = pareto_front([*self.front, record])
-
-    def metrics(self) -> dict[str, float]:
-        """Return what the sweep's run shows."""
-        counts = {"trials": self.finished, "pruned": self.pruned, "failed": self.failed}
-        if not self.front:
-            return dict(counts)
-        best, compact = choose_champion(self.front), choose_compact(self.front, self.within)
-        return {
-            **counts,
-            "score": best.score,
-            "size_bytes": best.size_bytes,
-            "compact_score": compact.score,
-            "compact_bytes": compact.size_bytes,
-        }
 
 
 @dataclass(frozen=True)
@@ -173,11 +126,11 @@ class Recorder:
         """Show a trial that ended just now."""
         self._add([Trial(record, status, time.time(), search=False)])
 
-    def progress(self, tally: Tally) -> None:
-        """Show how far the sweep is, every few seconds."""
-        metrics = tally.metrics()
+    def progress(self, metrics: Mapping[str, float]) -> None:
+        """Show how far the sweep is, every few seconds: what `sweep.selection.summary` returns."""
         if metrics != self._wanted.metrics:
-            self._want(metrics=metrics, step=tally.ended, time_ms=int(1000 * time.time()))
+            n_ended = int(sum(metrics[name] for name in ("trials", "pruned", "failed")))
+            self._want(metrics=metrics, step=n_ended, time_ms=int(1000 * time.time()))
 
     def complete(self, ended: Ended, patience_s: float) -> None:
         """Wait until the server shows all of the study, and end the sweep's run.

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,8 @@ class Tracker:
             run_id, started_ms = str(found.info.run_id), found.info.start_time
         else:
             name = trial_name(record.settings, record.number)
-            run_id = self._create(key, name, tags, parent, started_ms)
+            made_by = asdict(record.origin)  # the study's tags name the code that began it
+            run_id = self._create(key, name, {**tags, **made_by}, parent, started_ms)
         lasted_ms, last = int(record.seconds * 1000), len(record.history)
 
         def time_ms(step: int) -> int:

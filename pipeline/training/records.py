@@ -1,4 +1,4 @@
-"""The records of trials and tests; on disk they are JSON."""
+"""Typed records of trials and tests, on disk as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.core.provenance import Origin
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial that ended, or as far as it is trained.
+    """A trial that ended, or one that runs, as far as it is trained.
 
     Attributes:
         number: of the trial in its study.
@@ -44,6 +44,42 @@ class FailedTrial:
     number: int
     settings: dict[str, Any]
     reason: str
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """All trials of a sweep, each list in order of number.
+
+    Attributes:
+        study: its name.
+        tags: what the study noted of its origin when it began.
+        trials: those that ran to their end.
+        pruned: those that were stopped early, as far as they are trained.
+        failed: those without a result.
+    """
+
+    study: str
+    tags: dict[str, str]
+    trials: list[TrialRecord]
+    pruned: list[TrialRecord]
+    failed: list[FailedTrial]
+
+
+@dataclass(frozen=True)
+class Winners:
+    """What a sweep chose, on validation data only.
+
+    Attributes:
+        study: its name.
+        winners: trials by role: champion, compact, and coop if it was tried.
+        pareto: the front of score and bytes, smallest first.
+        per_task: by role and task, what each task would have chosen on its own.
+    """
+
+    study: str
+    winners: dict[str, TrialRecord]
+    pareto: list[TrialRecord]
+    per_task: dict[str, dict[str, TrialRecord]]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import requests
 
-from pipeline.sweep.study import Choice, Search, SweepConfig
+from pipeline.sweep.config import Choice, SweepConfig
 from pipeline.training.records import TrialRecord
 from tests.helpers.projects import REPOSITORY, free_port, wait_until
+from tests.helpers.records import ORIGIN
+from tests.helpers.sweeps import search
 
 
 def finished_study(path: Path, objective: str) -> None:
@@ -22,15 +24,14 @@ def finished_study(path: Path, objective: str) -> None:
         space={"prompt.rank": Choice([1, 2, "full"])}, first=[{"prompt.rank": 2}],
         cpus_per_trial=1, gpus_per_trial=0, max_failures=0,
     )  # fmt: skip
-    search = Search(path, objective, config)
-    while asked := search.ask(lambda _: None):
-        number, settings = asked
+    study = search(path, objective, config)
+    while trial := study.ask():
         history = [{"score": 0.25, "base": 0.5, "new": 0.2, "loss": 1.0}] * 2
         record = TrialRecord(
-            number=number, settings=settings, score=0.5, base=0.5, new=0.5, size_bytes=64 + number,
-            tasks={}, history=history, seconds=1.0,
+            number=trial.number, settings=trial.settings, score=0.5, base=0.5, new=0.5,
+            size_bytes=64 + trial.number, tasks={}, history=history, seconds=1.0, origin=ORIGIN,
         )  # fmt: skip
-        search.tell(number, record)
+        study.tell(record)
 
 
 @pytest.fixture

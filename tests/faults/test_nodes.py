@@ -17,11 +17,10 @@ from ray.cluster_utils import Cluster
 from pipeline.clip.encoders import TextSide
 from pipeline.features.task import TaskFeatures
 from pipeline.sweep.ray_cluster import cluster
-from pipeline.sweep.study import Search
-from pipeline.sweep.trainable import SweepJob
 from pipeline.training.trial import Trial
 from tests.helpers.projects import wait_until
-from tests.helpers.sweeps import faulty_resolve, sweep, sweep_config
+from tests.helpers.records import ORIGIN
+from tests.helpers.sweeps import FaultyJob, search, sweep, sweep_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 pytestmark = pytest.mark.faults
@@ -56,8 +55,7 @@ def test_trials_of_a_dead_node_go_on_elsewhere_from_their_last_round(
     seen = tmp_path / "rounds"
     seen.mkdir()
     config = sweep_config(n_trials=N_TRIALS, max_failures=1)
-    resolve = partial(faulty_resolve, fault=partial(note_round, seen=seen))
-    job = SweepJob(text, [features], resolve, dict, config)
+    job = FaultyJob(text, [features], config, ORIGIN, partial(note_round, seen=seen))
     folder = tempfile.mkdtemp(prefix="lq-")  # its own: else all drivers of this machine join it
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder})
     try:
@@ -75,8 +73,8 @@ def test_trials_of_a_dead_node_go_on_elsewhere_from_their_last_round(
 
             killer = threading.Thread(target=kill)
             killer.start()
-            search = Search(tmp_path / "s.db", "nodes", config)
-            finished, failed = sweep(search, job, tmp_path / "ray")
+            study = search(tmp_path / "s.db", "nodes", config, rounds=6)
+            finished, failed = sweep(study, job, tmp_path / "ray")
             killer.join()
     finally:
         nodes.shutdown()

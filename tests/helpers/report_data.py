@@ -8,6 +8,7 @@ from pipeline.report.report import Extras, Protocol, Report, build_report
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.records import Measurement, TestRow, TrialRecord
 from pipeline.training.refit import ZERO_SHOT
+from tests.helpers.records import ORIGIN
 
 PROTOCOL = Protocol(
     "emoji", ["noto", "twemoji"], ["emojione"], ["food", "play"], 16, (16, 16), 2, 0.01
@@ -39,6 +40,7 @@ def trial_records() -> list[TrialRecord]:
             {},
             history(base, new),
             1.5,
+            ORIGIN,
         )
         for number, ((rank, bits, lr), (base, new), size) in enumerate(
             zip(SETTINGS, SCORES, SIZES, strict=True)

@@ -12,8 +12,8 @@ from pipeline.prompts.config import PromptConfig
 from pipeline.sweep.config import Choice, Range, SweepConfig
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.job import SweepJob, TrialSpec
-from pipeline.sweep.study import Search, Trials
-from pipeline.training.records import TrialRecord
+from pipeline.sweep.study import Search
+from pipeline.training.records import SweepResults, TrialRecord
 from pipeline.training.settings import Resolver
 from pipeline.training.trial import Trial
 from tests.helpers.toy import train_config
@@ -95,13 +95,13 @@ def sweep(search: Search, job: SweepJob, folder: Path) -> tuple[list[TrialRecord
     return ended.finished, ended.failed
 
 
-def without_seconds(trials: Trials) -> Trials:
+def without_seconds(results: SweepResults) -> SweepResults:
     """Return trials without the seconds that they took, all that may differ between two runs."""
-    timeless = [
+    trials, pruned = (
         [replace(record, seconds=0.0) for record in records]
-        for records in (trials.finished, trials.pruned, trials.running)
-    ]
-    return Trials(timeless[0], timeless[1], trials.failed, timeless[2])
+        for records in (results.trials, results.pruned)
+    )
+    return replace(results, trials=trials, pruned=pruned)
 
 
 def error_of(search: Search) -> str:

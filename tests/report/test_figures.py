@@ -24,6 +24,7 @@ from pipeline.sweep.selection import choose_winners, pareto_front
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.records import TestRow, TrialRecord
 from pipeline.training.refit import ZERO_SHOT
+from tests.helpers.records import ORIGIN
 from tests.helpers.report_data import measurements
 
 ROLES = {"champion", "compact", "coop"}
@@ -62,6 +63,7 @@ def make_report(n_trials: int = 24, coop: bool = True) -> Report:
                 {},
                 curve(base, new),
                 1.0,
+                ORIGIN,
             )
         )
     winners = choose_winners(

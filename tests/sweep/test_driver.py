@@ -33,7 +33,7 @@ def test_all_trials_run_and_the_study_has_them(job: SweepJob, tmp_path: Path) ->
     finished, failed = sweep(study, job, tmp_path)
     assert not failed
     assert len(finished) == 4
-    assert study.trials().finished == sorted(finished, key=lambda record: record.number)
+    assert study.results().trials == sorted(finished, key=lambda record: record.number)
     assert finished[0].settings == job.sweep.first[0]
     assert all(len(record.history) == 2 for record in finished)
     assert all(record.score == record.history[-1]["score"] for record in finished)
@@ -45,7 +45,7 @@ def test_all_trials_run_and_the_study_has_them(job: SweepJob, tmp_path: Path) ->
     study = search(tmp_path / "s.db", "study", later.sweep)
     added, _ = sweep(study, later, tmp_path)
     assert len(added) == 2, "more trials continue the study"
-    made = [record.origin.git_commit for record in study.trials().finished]
+    made = [record.origin.git_commit for record in study.results().trials]
     assert made == 4 * ["0" * 40] + 2 * ["new"], "a record keeps the commit that made it"
 
 
@@ -95,7 +95,7 @@ def test_trials_that_fall_behind_are_stopped_and_kept_as_pruned(
     states = {trial.number: trial.state.name for trial in study.study.trials}
     assert {states[record.number] for record in ended.pruned} == {"PRUNED"}
     assert {states[record.number] for record in ended.finished} == {"COMPLETE"}
-    assert study.trials().pruned == sorted(ended.pruned, key=lambda record: record.number)
+    assert study.results().pruned == sorted(ended.pruned, key=lambda record: record.number)
     assert len(ended.rounds) == sum(len(r.history) for r in (*ended.finished, *ended.pruned))
     again = search(tmp_path / "s.db", "early", config, rounds=6)
     assert again.n_given_out == 9

@@ -219,9 +219,9 @@ def test_an_error_of_the_listener_ends_the_sweep_and_keeps_what_finished(
     study = search(tmp_path / "s.db", "full", job.sweep, rounds=6)
     with pytest.raises(OSError, match="No space left on device: 'somewhere'"):
         run_sweep(study, job, tmp_path, Broken())
-    assert 2 <= len(study.trials().finished) <= 3, "the study had both first"
+    assert 2 <= len(study.results().trials) <= 3, "the study had both first"
     assert study.n_failed == 0, "it is no fault of a trial"
     rest = replace(job, sweep=sweep_config(n_trials=6))
     study = search(tmp_path / "s.db", "full", rest.sweep, rounds=6)
     sweep(study, rest, tmp_path)
-    assert len(study.trials().finished) == 6
+    assert len(study.results().trials) == 6

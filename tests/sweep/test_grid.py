@@ -43,7 +43,7 @@ def test_all_feasible_combinations_are_tried_once_across_interruptions(tmp_path:
     assert len(every) == 12
     assert sorted(asked, key=str) == sorted(every, key=str)
     assert asked[0] == tuple(first[0].values())
-    numbers = [found.number for found in study.trials().finished]
+    numbers = [found.number for found in study.results().trials]
     assert numbers == list(range(12)), "what is passed over is not written"
 
 

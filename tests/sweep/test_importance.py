@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from pipeline.sweep.importance import FEWEST, importances
 from pipeline.sweep.config import Choice, Range
+from pipeline.sweep.importance import FEWEST, importances
 from pipeline.training.records import TrialRecord
-from tests.helpers.report_data import history
 from tests.helpers.records import ORIGIN
+from tests.helpers.report_data import history
 
 SPACE = {
     "prompt.rank": Choice(["full", 1, 2]),

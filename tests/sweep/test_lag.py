@@ -9,29 +9,16 @@ import pytest
 from pipeline.sweep.config import SweepConfig
 from pipeline.sweep.job import TrialSpec
 from pipeline.sweep.sampler import STARTUP_TRIALS
-from pipeline.sweep.study import Search, Trials, rungs
+from pipeline.sweep.study import Search, rungs
+from pipeline.training.records import SweepResults
 from tests.helpers.sweeps import search
-from tests.sweep.test_study import config, record
+from tests.sweep.test_study import begin, config, finish, record
 
 LAG, N_TRIALS = 3, 24
 
 
 def lagged(**changed: Any) -> SweepConfig:
     return config(**{"n_trials": N_TRIALS, "lag": LAG, **changed})
-
-
-def begin(study: Search) -> TrialSpec:
-    trial = study.ask()
-    assert trial is not None
-    return trial
-
-
-def finish(study: Search, score: float | None = None) -> None:
-    """Begin a trial and finish both of its rounds."""
-    trial = begin(study)
-    for n_rounds in (1, 2):
-        study.note(record(trial, n_rounds, score))
-    study.tell(record(trial, 2, score))
 
 
 class Workers:
@@ -42,7 +29,7 @@ class Workers:
         self.rng, self.most = random.Random(seed), 0
         self.busy: dict[int, tuple[TrialSpec, int]] = {}
 
-    def run(self, deaths: int = 0) -> Trials:
+    def run(self, deaths: int = 0) -> SweepResults:
         """Return all trials; the driver dies so often on the way."""
         when = set(self.rng.sample(range(2 * N_TRIALS), deaths))
         study, turn = search(self.path, "toy", self.sweep), 0
@@ -51,7 +38,7 @@ class Workers:
                 self.busy[trial.number] = trial, 0
             self.most = max(self.most, len(self.busy))
             if not self.busy:
-                return study.trials()
+                return study.results()
             if turn in when:
                 self.busy, study = {}, search(self.path, "toy", self.sweep)
             else:
@@ -80,7 +67,7 @@ class Workers:
 def test_speed_and_stops_change_nothing(tmp_path: Path, objective: str, sampler: str) -> None:
     sweep = lagged(objective=objective, sampler=sampler)
     alone = Workers(tmp_path, sweep, n_workers=1, seed=0).run()
-    assert len(alone.finished) + len(alone.pruned) + len(alone.failed) == N_TRIALS
+    assert len(alone.trials) + len(alone.pruned) + len(alone.failed) == N_TRIALS
     assert bool(alone.pruned) == (objective == "score")
     for seed in range(1, 4):
         for n_workers in (2, 8):

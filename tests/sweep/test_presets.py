@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.params import Params, load_params, whole_grid
-from stages.sweep import identify
+from pipeline.sweep.identity import identify, study_tags
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 NAMES = load_params(SHIPPED).presets
@@ -65,9 +65,9 @@ def test_a_preset_is_what_it_stands_for(tmp_path: Path) -> None:
     named = chosen(tmp_path, "rlp")
     by_hand = load_params(edited(tmp_path, "hand", {"hand": NAMES["rlp"]}))
     plain = load_params(SHIPPED)
-    studies = [identify(params, "data", "towers") for params in (named, by_hand, plain)]
-    assert studies[0].name == studies[1].name != studies[2].name
-    assert [study.tags["preset"] for study in studies] == ["rlp", "hand", "own"]
+    studies = [identify(p.sweep, p.resolver, "features", "towers") for p in (named, by_hand, plain)]
+    assert studies[0] == studies[1] != studies[2]
+    assert study_tags(studies[1], by_hand.sweep, "data")["preset"] == "hand"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_preset_is_what_it_stands_for(tmp_path: Path) -> None:
     [
         ({"n_trails": 3}, r"presets\.bad\.n_trails: unknown key"),
         ({"sampler": "grid", "first": []}, r"presets\.bad.*space\.train\.lr: a range needs steps"),
-        ({"n_trials": None}, r"presets\.bad.*n_trials: found null"),
+        ({"n_trials": None}, r"presets\.bad.*n_trials: got null"),
         ({"space": {"prompt.rnak": [1]}, "first": []}, r"presets\.bad\.space: prompt\.rnak"),
         ({"space": {"method": ["copo"]}, "first": []}, r"bad\.space: method: got 'copo'"),
         ({"space": {"prompt.rank": [1]}}, r"presets\.bad\.first: .*must be axes"),
@@ -86,13 +86,13 @@ def test_a_preset_is_what_it_stands_for(tmp_path: Path) -> None:
          r"presets\.bad\.first: prompt\.bits: got 4; expected a value of the axis"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_any_preset_is_told(
+def test_a_mistake_in_any_preset_is_reported(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         load_params(edited(tmp_path, "own", {"bad": changes}))
 
 
-def test_an_unknown_preset_is_told_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_preset_is_reported_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"sweep\.preset: got 'rpl'; expected one of \['coop', "):
         load_params(edited(tmp_path, "rpl"))

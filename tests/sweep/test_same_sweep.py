@@ -15,8 +15,7 @@ from pipeline.features.task import TaskFeatures
 from pipeline.sweep.config import Choice, Range
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.sampler import STARTUP_TRIALS
-from pipeline.sweep.study import Trials
-from pipeline.training.records import TrialRecord
+from pipeline.training.records import SweepResults, TrialRecord
 from pipeline.training.trial import Trial
 from tests.helpers.records import ORIGIN
 from tests.helpers.sweeps import Ended, FaultyJob, search, sweep_config, without_seconds
@@ -65,17 +64,17 @@ def test_one_seed_gives_the_same_trials_scores_and_records(
 ) -> None:
     config = sweep_config(n_trials=N_TRIALS, lag=LAG, space=SPACE, first=[], objective=objective)
 
-    def run(n_workers: int, listener: Ended) -> Trials:
+    def run(n_workers: int, listener: Ended) -> SweepResults:
         """Run a sweep with so many workers, in a study of their own."""
         own = config.model_copy(update={"cpus_per_trial": WORKERS[n_workers]})
         job = FaultyJob(text, [features], own, ORIGIN, delay)
         study = search(tmp_path / f"{n_workers}.db", "study", config, rounds=3)
         run_sweep(study, job, tmp_path / "ray", listener)
         assert not listener.failed
-        return without_seconds(study.trials())
+        return without_seconds(study.results())
 
     one = run(1, Ended())
-    assert len(one.finished) + len(one.pruned) == N_TRIALS
+    assert len(one.trials) + len(one.pruned) == N_TRIALS
     assert bool(one.pruned) == (objective == "score")
     with pytest.raises(OSError, match="stopped here"):
         run(2, Stops(7))

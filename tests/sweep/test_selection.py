@@ -14,8 +14,8 @@ from pipeline.sweep.selection import (
     pareto_front,
 )
 from pipeline.training.records import TrialRecord
-from tests.helpers.reference import pareto_numbers
 from tests.helpers.records import ORIGIN
+from tests.helpers.reference import pareto_numbers
 
 
 def record(number: int, score: float, size: int, **settings: Any) -> TrialRecord:

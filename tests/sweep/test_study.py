@@ -60,6 +60,20 @@ def record(trial: TrialSpec, n_rounds: int = 2, score: float | None = None) -> T
     )
 
 
+def begin(study: Search) -> TrialSpec:
+    trial = study.ask()
+    assert trial is not None
+    return trial
+
+
+def finish(study: Search, score: float | None = None) -> None:
+    """Begin a trial and finish both of its rounds."""
+    trial = begin(study)
+    for n_rounds in (1, 2):
+        study.note(record(trial, n_rounds, score))
+    study.tell(record(trial, 2, score))
+
+
 def run(study: Search, count: int) -> list[TrialSpec]:
     """Begin and finish up to `count` trials."""
     done: list[TrialSpec] = []
@@ -70,7 +84,7 @@ def run(study: Search, count: int) -> list[TrialSpec]:
 
 
 def finished(study: Search) -> list[TrialRecord]:
-    return study.trials().finished
+    return study.results().trials
 
 
 def test_first_comes_first_and_the_count_is_kept(tmp_path: Path) -> None:
@@ -131,17 +145,16 @@ def test_infeasible_and_repeated_settings_are_passed_over(
 def test_failed_trials_count_and_are_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     study = search(path, "toy", config())
-    trial = study.ask()
-    assert trial is not None
+    trial = begin(study)
     study.tell_failed(trial.number, "Traceback\nOSError: the worker died\n")
     failed = [FailedTrial(trial.number, FIRST, "OSError: the worker died")]
-    assert study.trials().failed == failed
+    assert study.results().failed == failed
     assert (study.n_failed, study.n_given_out) == (1, 1)
     resumed = search(path, "toy", config())
     later = run(resumed, 100)
     assert len(later) == 4
     assert trial.settings not in [own.settings for own in later]
-    assert resumed.trials().failed == failed
+    assert resumed.results().failed == failed
     assert len(finished(resumed)) == 4
 
 
@@ -184,14 +197,13 @@ def test_axes_without_values_are_refused(axis: Any) -> None:
 def test_a_trial_costs_as_many_statements_however_many_there_were(tmp_path: Path) -> None:
     study = search(tmp_path / "study.db", "toy", config(n_trials=40))
     counts, commits, statements = [], [], []
-    engine = study._storage.engine
+    engine = study.storage.engine
     sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a))
     sqlalchemy.event.listen(engine, "commit", commits.append)
     for n_trials in range(1, 41):
         statements.clear()
         commits.clear()
-        trial = study.ask()
-        assert trial is not None
+        trial = begin(study)
         assert len(commits) == 1, "a trial begins in one transaction"
         study.tell(record(trial))
         counts.append(len(statements))
@@ -203,8 +215,7 @@ def test_memory_and_storage_agree(tmp_path: Path) -> None:
     path, sweep = tmp_path / "study.db", config(n_trials=12, objective="score")
     study = search(path, "toy", sweep)
     for turn in range(12):
-        trial = study.ask()
-        assert trial is not None
+        trial = begin(study)
         if turn % 3 == 0:
             study.tell(record(trial))
         elif turn % 3 == 1:
@@ -214,20 +225,19 @@ def test_memory_and_storage_agree(tmp_path: Path) -> None:
         else:
             study.tell_failed(trial.number, "no")
     resumed = search(path, "toy", sweep)
-    assert resumed.trials() == study.trials()
+    assert resumed.results() == study.results()
     for one in (study, resumed):
         assert (one.n_finished, one.n_pruned, one.n_failed) == (4, 4, 4)
         assert one.best == choose_champion(finished(one))
         assert one.ask() is None
     states = [trial.state.name for trial in study.study.trials]
     assert states == ["COMPLETE", "PRUNED", "FAIL"] * 4
-    assert study.study.trials[1].intermediate_values == {1: study.trials().pruned[0].score}
+    assert study.study.trials[1].intermediate_values == {1: study.results().pruned[0].score}
 
 
 def test_records_survive_the_storage_to_the_last_bit(tmp_path: Path) -> None:
     study = search(tmp_path / "study.db", "toy", config())
-    trial = study.ask()
-    assert trial is not None
+    trial = begin(study)
     told = replace(record(trial), score=0.1 + 0.2, seconds=1 / 3)
     study.tell(told)
     assert finished(search(tmp_path / "study.db", "toy", config())) == [told]
@@ -239,7 +249,7 @@ def test_running_trials_show_their_last_round(tmp_path: Path) -> None:
     assert one is not None
     assert other is not None
     study.note(record(other, n_rounds=1))
-    assert study.trials().running == [record(other, n_rounds=1)]
+    assert study.live() == [record(other, n_rounds=1)]
     study.tell(record(other))
     study.tell_failed(one.number, "no")
-    assert study.trials().running == []
+    assert study.live() == []

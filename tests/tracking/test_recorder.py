@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from pipeline.sweep.selection import choose_compact
+from pipeline.sweep.selection import pareto_front, summary
 from pipeline.tracking import recorder
 from pipeline.tracking.config import TrackingConfig
-from pipeline.tracking.recorder import Recorder, Tally, recording
+from pipeline.tracking.recorder import Recorder, recording
 from pipeline.tracking.server import serve, wait_for
 from pipeline.tracking.tracker import KEY, Tracker
 from pipeline.tracking.trial_run import rank_word, trial_metrics
 from pipeline.training.records import TrialRecord
 from tests.helpers.projects import free_port
 from tests.helpers.proxy import Door, door
+from tests.helpers.records import ORIGIN
 
 N_EPOCHS, PATIENCE = 50, 120.0
 TASKS = ("food", "objects", "symbols")
@@ -62,7 +63,7 @@ def record(number: int, n_epochs: int = N_EPOCHS) -> TrialRecord:
     return TrialRecord(
         number=number, settings={"prompt.rank": 1, "train.lr": 0.05 + number}, score=0.4, base=0.5,
         new=0.4, size_bytes=25 + number, history=history, seconds=1.5,
-        tasks={task: {"base": 0.5, "new": 0.4} for task in TASKS},
+        tasks={task: {"base": 0.5, "new": 0.4} for task in TASKS}, origin=ORIGIN,
     )  # fmt: skip
 
 
@@ -100,11 +101,9 @@ def run_sweep(tracker: Tracker, study: str, records: list[TrialRecord], lines: l
 
 
 def tell(log: Recorder, records: list[TrialRecord]) -> None:
-    tally = Tally(within=0.01)
-    for one in records:
-        tally.add(one)
+    for count, one in enumerate(records, start=1):
         log.trial(one)
-        log.progress(tally)
+        log.progress(summary(count, 0, 0, pareto_front(records[:count]), within=0.01))
 
 
 def test_hundred_trials_of_fifty_epochs_are_all_there(tracker: Tracker, folder: Path) -> None:
@@ -217,13 +216,11 @@ def test_interrupted_sweep_says_so_and_repeating_a_complete_one_adds_nothing(
         sweep()
     parent = tracker.client.get_run(tracker.find_run("again") or "")
     assert (parent.info.status, parent.data.tags["state"]) == ("KILLED", "interrupted")
-    tally = Tally(within=0.01)
-    for one in records:
-        tally.add(one)
+    so_far = summary(2, 0, 0, pareto_front(records), within=0.01)
     for _ in range(3):
         with recording(tracker, "again", {}, print) as log:
             log.begin({"a": 1}, 2, {"rank": "1, 2"}, {"FINISHED": records})
-            log.progress(tally)
+            log.progress(so_far)
             log.complete({"FINISHED": records}, PATIENCE)
     check(tracker, folder, "again", records)
     history = tracker.client.get_metric_history(tracker.find_run("again") or "", "trials")
@@ -237,21 +234,3 @@ def test_refused_records_are_named_and_the_others_are_there(tracker: Tracker) ->
         run_sweep(tracker, "refused", records, lines)
     assert [line for line in lines if "refuses" in line] == lines[:1]
     assert tracker.client.get_run(tracker.find_run("refused") or "").info.status == "FAILED"
-
-
-def test_tally_knows_the_winners_of_all_trials() -> None:
-    sizes, scores = [64, 25, 32, 128, 25, 512], [0.5, 0.3, 0.495, 0.5, 0.31, 0.52]
-    records = [
-        replace(record(n, 1), size_bytes=size, score=score)
-        for n, (size, score) in enumerate(zip(sizes, scores, strict=True))
-    ]
-    for within in (0.0, 0.02, 0.03, 0.5):
-        tally = Tally(within)
-        for count, one in enumerate(records, start=1):
-            tally.add(one)
-            seen = records[:count]
-            best = max(seen, key=lambda r: (r.score, -r.size_bytes))
-            assert tally.best == best
-            compact = choose_compact(seen, within)
-            assert tally.metrics()["compact_bytes"] == compact.size_bytes
-            assert tally.metrics()["compact_score"] == compact.score

@@ -12,6 +12,7 @@ from pipeline.tracking.config import TrackingConfig, tracking_uri
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_key, trial_name
 from pipeline.training.records import TrialRecord
+from tests.helpers.records import ORIGIN
 
 CONFIG = TrackingConfig(uri=None, experiment="loqua")
 
@@ -31,7 +32,7 @@ def record(number: int) -> TrialRecord:
     return TrialRecord(
         number=number, settings={"prompt.rank": 1, "train.lr": 0.05}, score=0.44, base=0.5,
         new=0.4, size_bytes=25, tasks={"food": {"base": 0.5, "new": 0.4}}, history=history,
-        seconds=1.5,
+        seconds=1.5, origin=ORIGIN,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pipeline.prompts.config import PromptConfig
 from pipeline.training.plan import Plan, front, make_plan
 from pipeline.training.records import TrialRecord, Winners
 from pipeline.training.settings import Configuration
+from tests.helpers.records import ORIGIN
 from tests.helpers.toy import train_config
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
@@ -23,7 +24,7 @@ def configuration(rank: int, lr: float = 0.1) -> Configuration:
 def record(number: int, **settings: Any) -> TrialRecord:
     score = number / 10
     settings = settings or {"prompt.rank": number}
-    return TrialRecord(number, settings, score, score, score, number, {}, [], 1.0)
+    return TrialRecord(number, settings, score, score, score, number, {}, [], 1.0, ORIGIN)
 
 
 @pytest.fixture

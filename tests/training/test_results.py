@@ -29,7 +29,7 @@ PROMPT = PromptConfig(init="a photo of a", rank=1, bits=2, n_ctx=4)
 TRAIN = train_config(4, lr=0.1, rounds=2)
 FIT = Fit("champion", "toy", 2, PROMPT, TRAIN, seeds=(1, 2))
 MADE_BY = Origin("abc-dirty", "c0de")
-TRIAL = TrialRecord(7, {"prompt.rank": 1}, 0.5, 0.5, 0.5, 64, {}, [], 1.0)
+TRIAL = TrialRecord(7, {"prompt.rank": 1}, 0.5, 0.5, 0.5, 64, {}, [], 1.0, MADE_BY)
 CHOSEN = Winners("sweep-1", {"champion": TRIAL}, [replace(TRIAL, number=6), TRIAL], {})
 
 
