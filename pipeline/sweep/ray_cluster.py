@@ -150,10 +150,8 @@ def cluster_resources() -> str:
 def places(cpus: float, gpus: float) -> int:
     """Return how many trials that need so much the nodes hold at once."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needs = {name: need for name, need in (("CPU", cpus), ("GPU", gpus)) if need}
-    return sum(
-        min(int(node.get(k, 0) / need + 1e-9) for k, need in needs.items()) for node in nodes
-    )
+    needs = [(name, need) for name, need in (("CPU", cpus), ("GPU", gpus)) if need]
+    return sum(min(int(node.get(name, 0) / n + 1e-9) for name, n in needs) for node in nodes)
 
 
 def check_resources(cpus: float, gpus: float) -> str | None:

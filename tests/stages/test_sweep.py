@@ -69,7 +69,7 @@ def test_lines_say_how_far_the_sweep_is_and_how_long_the_rest_takes(tmp_path: Pa
         finish(study)
     lines.on_finished(study.results().trials[-1])
     printed = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
-    assert printed[0] == "trial 0: round 1 of 2, HM 24.5, about 2 s left"
+    assert printed[0] == "trial 0: round 1 of 2, HM 23.5, about 2 s left"
     assert printed[1].startswith("   1/5  rank full  bits 16    lr 0.1  ")
     assert printed[1].endswith("0.5 s *  about 1 s left")
     assert printed[2] == "trial 1 failed: broken"

@@ -31,6 +31,7 @@ from pipeline.sweep.ray_cluster import (
     cluster_resources,
     known_address,
     map_parallel,
+    places,
     waiting_trials,
 )
 from pipeline.training.trial import Trial
@@ -38,6 +39,11 @@ from tests.helpers.records import ORIGIN
 from tests.helpers.sweeps import Ended, FaultyJob, search, sweep_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+
+
+def file_of(_: None, module: str) -> str:
+    """Return where a worker's code is."""
+    return str(import_module(module).__file__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ def sweep_job(
 def test_local_cluster_listens_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
     with cluster():
-        assert dict(map_parallel(lambda _, item: item, [7], None, 1, 0)) == {0: 7}
+        [(_, code)] = map_parallel(file_of, ["pipeline"], None, 1, 0)
+        assert "runtime_resources" in code, "a copy that later edits do not reach"
         me = psutil.Process()
         sockets = []
         for process in [me, *me.children(recursive=True)]:
@@ -146,11 +153,8 @@ def test_two_trials_share_a_gpu_and_no_third(
 
 
 def test_workers_run_the_drivers_code(nodes: Cluster) -> None:
-    def where(_: None, module: str) -> str:
-        return str(import_module(module).__file__)
-
     assert nodes.address
-    [(_, found)] = map_parallel(where, ["pipeline"], None, 1, 0)
+    [(_, found)] = map_parallel(file_of, ["pipeline"], None, 1, 0)
     assert "runtime_resources" in found, "a copy that travelled with the driver, not an old install"
 
 
@@ -167,6 +171,7 @@ def test_what_cannot_fit_waits_on_a_cluster(nodes: Cluster) -> None:
     assert nodes.address
     assert check_resources(1, 0.5) is None
     assert check_resources(1, 1) is None
+    assert [places(1, 0), places(0.25, 0), places(1, 0.5), places(0.25, 0.1)] == [3, 12, 1, 4]
     assert "waiting" in str(check_resources(1, 2))
     with pytest.raises(ValueError, match=r"gpus_per_trial: got 1.5"):
         check_resources(1, 1.5)
