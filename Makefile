@@ -10,7 +10,7 @@ CLUSTER ?= cluster/machines.yaml
 STAGES ?= evaluate
 
 .PHONY: help environment repro check test test-browser test-cluster test-experiments test-faults lint format \
-  bench bench-features bench-scale bench-serving bench-tracking schedules ablations pretrain ui serve dashboard compare \
+  bench bench-features bench-scale bench-serving bench-tracking schedules ablations pretrain ui dashboard compare \
   mlflow-server cluster-up cluster-submit cluster-send cluster-fetch cluster-down clean
 
 help: ## list the targets
@@ -84,9 +84,6 @@ pretrain: $(READY) ## train the embedded backbone again (about 40 minutes)
 
 ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
 	$(RUN) loqua ui
-
-serve: $(READY) ## serve a model over HTTP (MODEL=models:/NAME@ALIAS; default: the champion)
-	$(RUN) loqua serve $(MODEL)
 
 dashboard: $(READY) ## open the studies in Optuna's dashboard (DASHBOARD_PORT=8080)
 	@test -f artifacts/state/optuna.db || { echo "error: no study yet; run make repro first" >&2; exit 1; }

@@ -144,8 +144,8 @@ def version_tags(release: Release, abouts: dict[str, dict[str, Any]]) -> dict[st
         **release.benchmark,
         "backbone": f"{release.backbone.name} {release.backbone.pretrained or ''}".strip(),
         "fingerprint": release.fingerprint,
-        "git_commit": first["git_commit"],
-        "code": first["code"],
+        "git_commit": first["origin"]["git_commit"],
+        "code": first["origin"]["code"],
         **prompt_tags(release),
     }
 

@@ -19,7 +19,7 @@ def test_provenance_of_a_prompt_is_no_content_and_its_values_are(
     prompts = {task: tmp_path / path.name for task, path in release.prompts.items()}
     for task, path in release.prompts.items():
         prompt, about = load_prompt(path)
-        later = {**about, "git_commit": "e" * 40, "code": "f" * 64}
+        later = {**about, "origin": {"git_commit": "e" * 40, "code": "f" * 64}}
         save_prompt(prompts[task], prompt, release.fingerprint, later)
     again = replace(release, prompts=prompts)
     assert content_hash(again) == content_hash(release)
