@@ -10,16 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-<<<<<<< HEAD
 from pipeline.clip.backbone import Backbone, load_backbone, tokenize, wrap_model
-=======
-from pipeline.clip.backbone import (
-    Backbone,
-    load_backbone,
-    tokenize,
-    wrap_model,
-)
->>>>>>> 060bd14 (dvc.yaml: which classes are base is a dependency of features and evaluate)
 from pipeline.clip.config import BackboneConfig
 from pipeline.clip.fingerprint import fingerprint
 from pipeline.clip.folder import build_clip, copy_towers, save_clip
