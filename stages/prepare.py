@@ -6,8 +6,8 @@ Usage: python -m stages.prepare TASK
 import sys
 
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
 from pipeline.core.files import save_record, write_atomic
+from pipeline.core.stage import run_stage
 from pipeline.data.manifest import save_manifest
 from pipeline.data.sources import build_source
 from pipeline.params import load_params

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
 from pipeline.core.files import clear_folder, load_json, load_record, save_json, write_atomic
+from pipeline.core.stage import run_stage
 from pipeline.data.decode import read_picture
 from pipeline.data.manifest import Manifest, Summary, load_manifest
 from pipeline.params import Params, load_params

@@ -4,8 +4,8 @@ DVC runs it every time. A task is prepared again only if what identifies its dat
 """
 
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
 from pipeline.core.files import save_json
+from pipeline.core.stage import run_stage
 from pipeline.data.sources import find_sources
 from pipeline.params import load_params
 

@@ -10,9 +10,9 @@ from rich.markup import escape
 
 from pipeline.core import paths
 from pipeline.core.disk import check_writable
-from pipeline.core.errors import run_stage
 from pipeline.core.files import save_record
 from pipeline.core.locks import exclusive
+from pipeline.core.stage import run_stage
 from pipeline.core.workspace import is_copy
 from pipeline.params import Params, load_params
 from pipeline.sweep.adopt import adoptable

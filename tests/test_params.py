@@ -66,7 +66,7 @@ def test_every_source_is_checked_and_the_chosen_one_says_where_paths_start() -> 
          r"sweep\.tasks: got 'fod'; expected some of \['food-drink'"),
         (r"prompt.rank: full, prompt.bits: 16, prompt.n_ctx: 4",
          "prompt.rank: 2, prompt.bits: 16, prompt.n_ctx: 1",
-         r"sweep\.first: rank 2 with n_ctx 1: allowed are 0 to n_ctx"),
+         r"sweep\.first: rank 2 with n_ctx 1; expected 0 to n_ctx"),
         (r"method: null", "method: copo", r"method: got 'copo'; expected one of \['coop', "),
         (r"prompt.rank: 0}", "prompt.rnak: 0}", r"methods\.zero_shot: prompt\.rnak: unknown key"),
         (r"prompt.rank: 1, prompt.dropout", "prompt.rank: 5, prompt.dropout",

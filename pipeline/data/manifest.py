@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import report_all
-from pipeline.data.sampling import Draws, split_base_new
+from pipeline.data.classes import split_base_new
+from pipeline.data.sampling import Draws
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(

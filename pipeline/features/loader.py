@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
-from pipeline.clip.images import ImageEncoder, crop_transform
+from pipeline.clip.images import ImageEncoder, Transform
 from pipeline.core.errors import report_all
 from pipeline.data.decode import read_picture
 from pipeline.data.manifest import Manifest
@@ -25,6 +26,28 @@ from pipeline.features.task import TaskFeatures, TaskPictures
 
 Batch = tuple[Tensor | None, list[str | None]]
 """The readable pictures `[n, 3, H, W]`; and for each of the batch None, or why it has none."""
+
+
+def crop_transform(encoder: ImageEncoder, scale: tuple[float, float], flip: bool) -> Transform:
+    """Return CoOp's augmentation of training images: a random crop, mirrored or not.
+
+    Args:
+        encoder: gives the size and the normalization.
+        scale: smallest and largest area of a crop, relative to the image.
+        flip: whether crops are mirrored at random.
+    """
+    visual = encoder.preprocessing
+    steps: list[nn.Module] = [
+        v2.RGB(),
+        v2.RandomResizedCrop(visual["size"], scale, interpolation=v2.InterpolationMode.BICUBIC),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(visual["mean"], visual["std"]),
+    ]
+    if flip:
+        steps.insert(2, v2.RandomHorizontalFlip())
+    transform: Transform = v2.Compose(steps)
+    return transform
 
 
 class Pictures(Dataset[Tensor | str]):

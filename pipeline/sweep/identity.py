@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.core.code import code_identity
-from pipeline.core.config import flatten
 from pipeline.core.hashes import value_hash
 from pipeline.core.provenance import checkout_id, git_commit, versions
+from pipeline.core.settings import flatten
 from pipeline.sweep.config import SweepConfig
 from pipeline.training.settings import Resolver
 
@@ -28,6 +28,7 @@ EXEMPT = {
     "pipeline.core.errors": "messages",
     "pipeline.core.timeout": "ends a worker that hangs",
     "pipeline.core.config": "checks of settings, which count by value",
+    "pipeline.core.settings": "the same",
     "pipeline.sweep.config": "the same",
 }
 """Modules that the makers import and that cannot change a number, with the reason."""

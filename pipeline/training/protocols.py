@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.data.sampling import split_base_new
+from pipeline.data.classes import split_base_new
 from pipeline.features.task import TaskFeatures
 from pipeline.training.config import ProtocolConfig
 

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.core.code import ROOT, import_closure, meaning, module_file
-from pipeline.core.config import flatten
+from pipeline.core.settings import flatten
 
 SHIPPED = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 SOURCES = ("emoji", "coop", "folder", "table")

@@ -74,7 +74,7 @@ def test_lines_say_how_far_the_sweep_is_and_how_long_the_rest_takes(tmp_path: Pa
     assert printed[1].endswith("0.5 s *  about 1 s left")
     assert printed[2] == "trial 1 failed: broken"
     assert printed[3].startswith("   4/5  ")
-    assert printed[3].endswith("0.5 s"), "nothing is left"
+    assert "left" not in printed[3]
     assert len(printed) == 4, "rounds are news only until the first trial has ended"
 
 

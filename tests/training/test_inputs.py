@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.clip.backbone import Backbone, build_clip, save_clip
+from pipeline.clip.backbone import Backbone
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.folder import build_clip, save_clip
 from pipeline.core import paths
 from pipeline.core.files import write_atomic
 from pipeline.core.hashes import file_hash

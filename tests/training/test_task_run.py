@@ -11,7 +11,7 @@ from pipeline.clip.encoders import TextSide
 from pipeline.data.sampling import Draws
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
-from pipeline.prompts.prompt import merge
+from pipeline.prompts.context import merge
 from pipeline.training.task_run import Point, TaskRun, draw_images, measure_prompts
 from tests.helpers.reference import sample_shots
 from tests.helpers.toy import train_config
