@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-import ray
-
-from bench.scale import NoText, NoTrial
+from bench.scale import NoJob, NoText, NoTrial
 from pipeline.core import paths
 from pipeline.core.files import load_record
 from pipeline.core.provenance import Origin
@@ -25,8 +22,7 @@ from pipeline.training.inputs import load_inputs
 from pipeline.training.records import SweepResults, TrialRecord
 
 N_TRIALS, N_WORKERS = 8, 2
-MEAN_S = 2.0
-"""Of the trials of a replayed sweep."""
+BENCH = Origin("bench", "bench")
 
 
 def load_job(params: Params) -> SweepJob:
@@ -35,7 +31,7 @@ def load_job(params: Params) -> SweepJob:
     space = {name: axis.ends for name, axis in sweep.space.items()}
     n_ctx, depth = (params.resolver.largest(f"prompt.{key}", space) for key in ("n_ctx", "depth"))
     inputs = load_inputs(sweep.tasks, params.inputs, n_ctx, depth)
-    return SweepJob(inputs.text, list(inputs.tasks.values()), sweep, Origin("bench", "bench"))
+    return SweepJob(inputs.text, list(inputs.tasks.values()), sweep, BENCH)
 
 
 class Clock:
@@ -100,65 +96,48 @@ def bare_seconds(job: SweepJob, specs: list[TrialSpec]) -> float:
         return time.perf_counter() - start
 
 
-@dataclass(frozen=True)
-class Replay(SweepJob):
-    """Trials that sleep as long as those of another sweep took, in another unit of time."""
+def makespan(search: Search, n_workers: int, lasted_s: list[float]) -> float:
+    """Return when a sweep ends whose trials take so long, if only training takes time.
 
-    lasted_s: list[float] = field(default_factory=list)
-
-    def trial(self, spec: TrialSpec) -> Any:
-        """Return a trial that sleeps."""
-        return Asleep(spec, MEAN_S * self.lasted_s[spec.number] / mean(self.lasted_s))
-
-
-class Asleep(NoTrial):
-    """A trial that sleeps for its one round."""
-
-    def __init__(self, spec: TrialSpec, seconds: float) -> None:
-        """Take the configuration and the time."""
-        super().__init__(spec)
-        self.seconds = seconds
-
-    def run_round(self) -> dict[str, float]:
-        """Sleep."""
-        time.sleep(self.seconds)
-        return super().run_round()
+    The study decides which trial may begin. As on Ray Tune, one trial waits for a free worker.
+    """
+    now_s, busy, waiting = 0.0, list[tuple[float, TrialSpec]](), list[TrialSpec]()
+    while True:
+        while not waiting or len(busy) < n_workers:
+            if not waiting and (spec := search.ask()):
+                waiting.append(spec)
+            if not waiting or len(busy) == n_workers:
+                break
+            spec = waiting.pop()
+            busy.append((now_s + lasted_s[spec.number % len(lasted_s)], spec))
+        if not busy:
+            return now_s
+        now_s, spec = min(busy, key=lambda one: one[0])
+        busy.remove((now_s, spec))
+        trial = NoTrial(spec)
+        trial.run_round()
+        search.tell(NoJob(NoText(), [], search.config, BENCH).record(spec, trial))  # type: ignore[arg-type]  # no towers
 
 
 def idle() -> dict[str, float]:
-    """Return what waiting for results costs: wall time with a lag over that without.
+    """Return what waiting for results costs: a sweep's time with its lag over that without, less 1.
 
-    The sweep of artifacts/sweep is replayed by workers that sleep, so that eight of them need no
-    eight cores. The first trial of every worker is left out: starting a worker takes longer than
-    waiting.
+    The trials take as long as those of artifacts/sweep did.
     """
     params, found = load_params(), load_record(paths.TRIALS, SweepResults)
     lasted_s = [record.seconds for record in found.trials]
     train = params.train.model_copy(update={"rounds": 1})
     resolver = params.model_copy(update={"train": train}).resolver
-    text: Any = NoText()
-    results = {"idle_trials": float(len(lasted_s)), "idle_lag": float(params.sweep.lag)}
-    with cluster():
-        cores = int(ray.cluster_resources()["CPU"])
-        for n_workers in (2, 8):
-            walls = {}
+    results = {"idle_lag": float(params.sweep.lag), "idle_trials": float(len(lasted_s))}
+    results["idle_slowest_over_mean"] = max(lasted_s) / mean(lasted_s)
+    for n_workers, n_trials in itertools.product((2, 4, 8), (len(lasted_s), 200)):
+        with tempfile.TemporaryDirectory() as folder:
+            spans = []
             for lag in (params.sweep.lag, 0):
-                changes = {
-                    "lag": lag,
-                    "cpus_per_trial": cores / n_workers,
-                    "n_trials": len(lasted_s),
-                }
-                sweep = params.sweep.model_copy(update=changes)
-                job = Replay(text, [], sweep, Origin("bench", "bench"), lasted_s)
-                with tempfile.TemporaryDirectory() as folder:
-                    search, clock = (
-                        Search(Path(folder) / "optuna.db", "idle", sweep, resolver),
-                        Clock(),
-                    )
-                    run_sweep(search, job, Path(folder) / "ray", clock)
-                ends = sorted(when for when, _ in clock.ended)
-                walls[lag] = ends[-1] - ends[n_workers - 1]
-            results[f"idle_{n_workers}_workers"] = walls[params.sweep.lag] / walls[0] - 1
+                sweep = params.sweep.model_copy(update={"lag": lag, "n_trials": n_trials})
+                search = Search(Path(folder) / f"{lag}.db", "idle", sweep, resolver)
+                spans.append(makespan(search, n_workers, lasted_s))
+        results[f"idle_{n_workers}_workers_{n_trials}_trials"] = spans[0] / spans[1] - 1
     return results
 
 
