@@ -26,7 +26,7 @@ from pipeline.core.provenance import git_commit, versions
 from pipeline.sweep.ray_cluster import ALLOCATOR
 
 RESULTS = Path("bench/results.json")
-PARTS = ("text", "flops", "replicas", "trial", "memory", "overhead")
+PARTS = ("text", "flops", "replicas", "trial", "memory", "overhead", "idle")
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -110,11 +110,18 @@ def overhead_results() -> dict[str, float]:
     return found
 
 
+def idle_results() -> dict[str, float]:
+    """(h) what workers wait for results, so that the same sweep gives the same trials."""
+    found = overhead.idle()
+    print_table("wall time with sweep.lag over that without, less 1", [found], [*found])
+    return found
+
+
 def chosen(parts: list[str]) -> Iterator[dict[str, float]]:
     """Run the parts that were asked for."""
     runs = (
         text_results, flops_results, replica_results, trial_results, memory_results,
-        overhead_results,
+        overhead_results, idle_results,
     )  # fmt: skip
     for part, run in zip(PARTS, runs, strict=True):
         if part in parts:

@@ -1,7 +1,7 @@
 """What the controller costs as a sweep grows: a sweep of trials that train nothing.
 
 Everything but the training is the project's own: the study in its sqlite file, Ray Tune with two
-workers, checkpoints, the stage's own progress lines. Trials end as soon as they begin, so wall time
+workers, checkpoints, the sweep's own progress lines. Trials end as soon as they begin, so wall time
 per trial is the controller's. Tracking is left out: it has figures of its own.
 
     python -m bench.scale [--trials N]
@@ -20,27 +20,21 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 from rich.table import Table
 
-import stages.sweep
 from pipeline.core.files import save_json
-from pipeline.core.provenance import git_commit, versions
+from pipeline.core.provenance import Origin, git_commit, versions
 from pipeline.params import load_params
-from pipeline.prompts.config import PromptConfig
 from pipeline.sweep.driver import run_sweep
+from pipeline.sweep.job import SweepJob, TrialSpec
+from pipeline.sweep.progress import Progress
 from pipeline.sweep.ray_cluster import cluster
 from pipeline.sweep.study import Search
-from pipeline.sweep.trainable import SweepJob, TrialActor
-from pipeline.tracking.recorder import Tally
-from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
-from pipeline.training.settings import Resolver
 
 RESULTS = Path("bench/scale.json")
 TASKS = 7
@@ -60,15 +54,9 @@ class NoText:
 class NoTrial:
     """Trains nothing; its scores follow from its settings, so that a sampler can learn them."""
 
-    def __init__(
-        self,
-        text: NoText,  # noqa: ARG002 (as a trial's)
-        tasks: list[Any],  # noqa: ARG002 (as above)
-        prompt: PromptConfig,
-        train: TrainConfig,
-        *rest: Any,  # noqa: ARG002 (as above)
-    ) -> None:
+    def __init__(self, spec: TrialSpec) -> None:
         """Take the configuration."""
+        prompt, train = spec.prompt, spec.train
         rank = prompt.n_ctx if prompt.rank == "full" else prompt.rank
         noise = random.Random(f"{rank} {prompt.bits} {prompt.n_ctx} {train.lr}").random()
         self.score = 0.4 + 0.02 * rank + 0.01 * prompt.bits + 0.1 * noise
@@ -79,30 +67,22 @@ class NoTrial:
 
     @property
     def done(self) -> bool:
-        """Whether all rounds were told."""
+        """Whether all rounds have ended."""
         return len(self.history) == self.rounds
 
     def run_round(self) -> dict[str, float]:
-        """Tell the score."""
+        """Measure the score."""
         values = dict.fromkeys(("loss", "base", "new", "score"), self.score)
         self.history.append(values)
         return values
 
 
-def resolve(resolver: Resolver, settings: dict[str, Any]) -> tuple[PromptConfig, TrainConfig]:
-    """Turn settings into a configuration as the stage does; in a worker, train nothing."""
-    if ray.get_runtime_context().get_actor_id() is not None:
-        sys.modules[TrialActor.__module__].Trial = NoTrial  # type: ignore[attr-defined]  # a patch
-    return resolver.resolve(settings)
+class NoJob(SweepJob):
+    """Trains nothing."""
 
-
-class NoLog:
-    """Stands for the tracking server."""
-
-    def trial(self, *_: Any) -> None:
-        """Do nothing."""
-
-    progress = trial
+    def trial(self, spec: TrialSpec) -> Any:
+        """Return a trial that trains nothing."""
+        return NoTrial(spec)
 
 
 @dataclass
@@ -141,29 +121,23 @@ class Clock:
         return {**found, "ray": found["wall"] - sum(found[name] for name in self.parts)}
 
 
-class Listener:
-    """The stage's own lines, printed to nowhere, and the clock."""
+class Lines(Progress):
+    """The sweep's own lines, printed to nowhere, and the clock."""
 
     def __init__(self, search: Search, clock: Clock) -> None:
         """Keep the clock."""
-        stages.sweep.console = Console(file=io.StringIO())
-        log: Any = NoLog()
-        own = stages.sweep.Progress(search.n_trials, log, Tally(within=0.01))
-        self.tell, self.clock = clock.timed("records", own.on_finished), clock
-        self.failed = 0
+        super().__init__(search, 2, Console(file=io.StringIO()))
+        self.clock, self.print_finished = clock, clock.timed("lines", super().on_finished)
 
     def on_finished(self, record: TrialRecord) -> None:
-        """Do what the stage does."""
-        self.tell(record)
-        stages.sweep.console.file.truncate(0)  # type: ignore[attr-defined]  # a StringIO
+        """Print a line, and note the time."""
+        self.print_finished(record)
+        self.console.file.truncate(0)
         self.clock.mark()
 
-    on_pruned = on_finished
-
     def on_failed(self, number: int, error: str) -> None:
-        """Say so: the figures are then worth nothing."""
+        """Print it: the figures are then worth nothing."""
         print(f"trial {number} failed: {error}", file=sys.stderr)
-        self.failed += 1
 
 
 def run(n_trials: int) -> tuple[Clock, dict[str, float]]:
@@ -172,23 +146,23 @@ def run(n_trials: int) -> tuple[Clock, dict[str, float]]:
     train = params.train.model_copy(update={"rounds": 1})
     changes = {"n_trials": n_trials, "cpus_per_trial": 1, "gpus_per_trial": 0}
     sweep = params.sweep.model_copy(update=changes)
-    params = params.model_copy(update={"train": train, "sweep": sweep})
+    resolver = params.model_copy(update={"train": train}).resolver
     text: Any = NoText()
-    job = SweepJob(text, [], partial(resolve, params.resolver), params.resolver.expand, sweep)
+    job = NoJob(text, [], sweep, Origin("bench", "bench"))
     with tempfile.TemporaryDirectory(prefix="loqua-scale-") as name:
         folder, clock = Path(name), Clock()
         with cluster():
-            search = Search(folder / "optuna.db", "scale", sweep)
+            search = Search(folder / "optuna.db", "scale", sweep, resolver)
             search.ask = clock.timed("ask", search.ask)  # type: ignore[method-assign]  # a clock
             search.tell = clock.timed("tell", search.tell)  # type: ignore[method-assign]  # as above
-            listener, start = Listener(search, clock), time.perf_counter()
-            run_sweep(search, job, folder / "ray", listener)
-        if listener.failed or len(clock.ends) != n_trials:
+            start = time.perf_counter()
+            run_sweep(search, job, folder / "ray", Lines(search, clock))
+        if len(clock.ends) != n_trials:
             raise SystemExit(f"{len(clock.ends)} of {n_trials} trials ended well; see above")
         around = {"end_seconds": time.perf_counter() - clock.ends[-1]["wall"], "start_seconds": 0.0}
         around["start_seconds"] = clock.ends[0]["wall"] - start
         start = time.perf_counter()
-        opened = Search(folder / "optuna.db", "scale", sweep)
+        opened = Search(folder / "optuna.db", "scale", sweep, resolver)
         assert opened.n_finished == n_trials
         around["resume_seconds"] = time.perf_counter() - start
         around["study_bytes"] = float((folder / "optuna.db").stat().st_size)
@@ -201,7 +175,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5000, help="at least 400; 5,000 by default")
     n_trials = parser.parse_args().trials
     if n_trials < 400:
-        parser.error(f"--trials: found {n_trials}; allowed are 400 and more")
+        parser.error(f"--trials: got {n_trials}; expected 400 or more")
     clock, around = run(n_trials)
     marks = {mark: ends for mark, ends in MARKS.items() if ends[1] <= n_trials - LAST}
     marks[n_trials] = (n_trials - LAST, n_trials)
@@ -213,7 +187,7 @@ def main() -> None:
         peak = clock.ends[marks[mark][1] - 1]["peak_bytes"]
         results |= {f"{part}_ms_{mark}": value for part, value in found.items()}
         results[f"peak_bytes_{mark}"] = peak
-        shown = [found[part] for part in ("wall", "cpu", "ask", "tell", "records", "ray")]
+        shown = [found[part] for part in ("wall", "cpu", "ask", "tell", "lines", "ray")]
         table.add_row(f"{mark:,}", *(f"{value:.1f}" for value in shown), f"{peak / 1e6:.0f}")
     for name, part in (("controller", "wall"), ("driver_cpu", "cpu")):
         results[f"{name}_growth_{n_trials}_vs_100"] = means[n_trials][part] / means[100][part]

@@ -25,10 +25,11 @@ from rich.console import Console
 from sqlalchemy import create_engine, text
 
 from pipeline.core.files import save_json
-from pipeline.core.provenance import git_commit, versions
+from pipeline.core.provenance import Origin, git_commit, versions
+from pipeline.sweep.selection import pareto_front, summary
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.postgres import own_cluster
-from pipeline.tracking.recorder import Tally, recording
+from pipeline.tracking.recorder import recording
 from pipeline.tracking.server import serve, wait_for
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_metrics
@@ -51,7 +52,7 @@ def record(number: int) -> TrialRecord:
     settings = {"prompt.rank": 1, "prompt.bits": 1, "prompt.n_ctx": 4, "train.lr": 0.001 + number}
     tasks = {f"task-{index}": {"base": 0.6, "new": 0.5} for index in range(N_TASKS)}
     return TrialRecord(number, settings, 0.55 + number % 7 / 100, 0.6, 0.5, 24 + number % 99,
-                       tasks, history, 20.0)  # fmt: skip
+                       tasks, history, 20.0, Origin("", ""))  # fmt: skip
 
 
 @contextmanager
@@ -108,18 +109,17 @@ def measure(kind: str, n_trials: int, folder: Path) -> dict[str, float]:
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # which MLflow itself sets
     with store(kind, folder) as (uri, database):
         tracker = Tracker(TrackingConfig(uri=uri, experiment="bench"), folder / "state")
-        tally, begun = Tally(within=0.01), time.perf_counter()
+        front, begun = list[TrialRecord](), time.perf_counter()
         with recording(tracker, "bench", {"git_commit": git_commit()}, console.print) as log:
             log.begin({}, n_trials, {}, {})
             for one in records:
                 start = time.perf_counter()
-                tally.add(one)
+                front = pareto_front([*front, one])
                 log.trial(one)
-                log.progress(tally)
+                log.progress(summary(one.number + 1, 0, 0, front, within=0.01))
                 told.append(time.perf_counter() - start)
                 turn(n_steps)
             swept = time.perf_counter() - begun
-            log.progress(tally)
             log.complete({"FINISHED": records}, PATIENCE_S)
         seconds = time.perf_counter() - begun
         with create_engine(database).connect() as connection:

@@ -42,7 +42,7 @@ def sweep(params: Params) -> None:
     search, job = open_sweep(params.sweep, params.inputs, params.resolver)
     if not search.n_given_out:
         for name in adoptable(search):
-            console.print(f"{name} differs in its code alone: see `loqua sweep adopt --help`")
+            console.print(f"{name} differs in its code alone: see `loqua adopt --help`")
     searched = {name: axis.words for name, axis in params.sweep.space.items()}
     console.print(f"searched: {', '.join(searched)}; every trial sets its own values")
     with recording(tracker, search.name, search.tags, say) as recorder:

@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import cluster, exchange, sweep, tracking
+from pipeline.cli import cluster, exchange, tracking
+from pipeline.cli.adopt import adopt
 from pipeline.cli.command import Command
 from pipeline.cli.predict import predict
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Options that a command does not know go to the program behind it."""
-USE, SEE, RUN = "Use a prompt", "See and record runs", "Run on other machines"
+USE, SEE, RUN = "Use a prompt", "See and record runs", "Run the pipeline"
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.command(cls=Command, rich_help_panel=USE)(predict)
+app.command(cls=Command, rich_help_panel=RUN)(adopt)
 app.command(cls=Command, rich_help_panel=SEE)(tracking.ui)
 app.command(cls=Command, rich_help_panel=SEE, context_settings=PASS_ON)(tracking.server)
 
@@ -35,9 +37,6 @@ exports.command("onnx", cls=Command)(exchange.export_onnx)
 
 imports = group("import", USE, "Read a prompt from other people's code.")
 imports.command("coop", cls=Command)(exchange.import_coop)
-
-sweeps = group("sweep", RUN, "Decide about a sweep's study.")
-sweeps.command(cls=Command)(sweep.adopt)
 
 clusters = group("cluster", RUN, "Run the pipeline on a cluster of machines.")
 clusters.command(cls=Command)(cluster.up)

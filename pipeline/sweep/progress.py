@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 from rich.console import Console
 
 from pipeline.sweep.study import Search
@@ -15,11 +17,12 @@ class Progress:
         """Count what the study has; `n_workers` trials run at once."""
         self.search, self.n_workers, self.console = search, n_workers, console
         known = search.results()
-        self.lasted_s = [record.seconds for record in (*known.trials, *known.pruned)]
+        lasted_s = [record.seconds for record in (*known.trials, *known.pruned)]
+        self.n_known, self.total_s = len(lasted_s), sum(lasted_s)
 
     def on_round(self, record: TrialRecord) -> None:
         """Print how far a trial is, as long as there is no other news."""
-        if not self.lasted_s:
+        if not self.n_known:
             n_rounds = self.search.running[record.number].train.rounds
             self.console.print(
                 f"trial {record.number}: round {len(record.history)} of {n_rounds}, "
@@ -44,17 +47,20 @@ class Progress:
         Before the first trial has ended, the trials that run stand for the mean.
         """
         live, search = self.search.live(), self.search
-        lasted_s = self.lasted_s or [
-            record.seconds * search.running[record.number].train.rounds / len(record.history)
-            for record in live
-        ]
-        mean_s = sum(lasted_s) / len(lasted_s)
+        if self.n_known:
+            mean_s = self.total_s / self.n_known
+        else:
+            mean_s = mean(
+                record.seconds * search.running[record.number].train.rounds / len(record.history)
+                for record in live
+            )
         done_s = sum(min(record.seconds, mean_s) for record in live)
         n_left = search.n_trials - search.n_ended
         return duration((n_left * mean_s - done_s) / min(self.n_workers, max(1, n_left)))
 
     def _print(self, record: TrialRecord, mark: str) -> None:
-        self.lasted_s.append(record.seconds)
+        self.n_known += 1
+        self.total_s += record.seconds
         search = self.search
         done = search.n_finished + search.n_pruned
         end = f"  {self.left()}" if search.n_ended < search.n_trials else ""

@@ -182,7 +182,8 @@ class Search:
 
     def live(self) -> list[TrialRecord]:
         """Return the records so far of the trials that run; any thread may call it."""
-        return self._records(TrialState.RUNNING)
+        found = [self._trials[number].result for number in list(self.running)]
+        return [one for one in found if isinstance(one, TrialRecord)]
 
     def ask(self) -> TrialSpec | None:
         """Begin the next trial; None if all are given out, or if it must wait for results.

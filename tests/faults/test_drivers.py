@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from optuna.trial import TrialState
 
 from tests.faults.states import (
     N_TRIALS,
@@ -51,10 +50,7 @@ def test_a_killed_driver_is_resumed_by_dvc(project: Path) -> None:
 
     resume(project, known, "dvc", "repro", "sweep")
     check_whole(project, before)
-    failed = [trial for trial in trials(project) if trial.state == TrialState.FAIL]
-    repeated = [trial.params for trial in failed if "rejected" not in trial.user_attrs]
-    kept = [record["settings"] for record in finished(project).values()]
-    assert all(settings in kept for settings in repeated), "those that ran are repeated"
+    assert len(trials(project)) == N_TRIALS, "those that ran were trained again under their numbers"
     assert "Stage 'sweep' didn't change" in run(project, "dvc", "repro", "sweep").stdout
 
 

@@ -1,4 +1,4 @@
-"""`loqua sweep`: what you decide about a sweep's study yourself."""
+"""`loqua adopt`: keep the trials of an earlier code."""
 
 from __future__ import annotations
 
