@@ -1,257 +1,226 @@
-"""Results in the papers' form: tables as Markdown, LaTeX and CSV, computed from measurements.
+"""Tables of the report: on both pages, in the terminal, and as Markdown, LaTeX and CSV.
 
-Accuracies are in [0, 1] in the measurements and in percent in the tables.
+Accuracies are in percent, with their spread over seeds; see `pipeline.training.averages`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from statistics import mean, stdev
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from pipeline.report.paper_results import BACKBONE, BENCHMARK, ROWS, SHOTS
-from pipeline.report.summary import METHODS
-from pipeline.training.metrics import harmonic_mean
-from pipeline.training.records import Measurement
+import pandas as pd
 
-Cell = str
-LATEX = str.maketrans(
-    {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "\N{EN DASH}": "--"}
-)
+from pipeline.report.methods import look
+from pipeline.report.outcome import BASE_TO_NEW, MEASURES, Outcome
+from pipeline.report.paper_results import ROWS
+from pipeline.report.words import DASH, describe, percent, with_spread
+from pipeline.sweep.selection import pareto_front
+from pipeline.training.records import FailedTrial, Measurement, TrialRecord
+
+LATEX = str.maketrans({"±": r"$\pm$", DASH: "--"})
+NUMBER = rf"[\d.,]+( ± [\d.]+)?|{DASH}|-"
+HEADS = {
+    "size_bytes": "bytes",
+    "n_parameters": "parameters",
+    "harmonic_mean": "HM of the averages",
+    "task_harmonic_mean": "mean of the HMs",
+    "held_out_base": "held-out base",
+    "held_out_new": "held-out new",
+    "accuracy": "accuracy",
+}
 
 
 @dataclass(frozen=True)
-class ResultTable:
+class Table:
     """A table for people.
 
     Attributes:
         name: of its file.
         title: what it shows, and how it is averaged.
-        columns: heads; the first `n_words` are words, the others numbers.
-        rows: cells.
-        n_words: columns that are words.
+        frame: its cells, as text.
+        bold: places of rows that stand out.
     """
 
     name: str
     title: str
-    columns: list[Cell]
-    rows: list[list[Cell]]
-    n_words: int = 1
+    frame: pd.DataFrame
+    bold: frozenset[int] = frozenset()
+
+    @property
+    def numbers(self) -> list[bool]:
+        """For each column, whether its cells are numbers, which are set to the right."""
+        return [bool(self.frame[head].str.fullmatch(NUMBER).all()) for head in self.frame]
 
     @property
     def markdown(self) -> str:
-        """The table with its title."""
-        rule = ["---"] * self.n_words + ["---:"] * (len(self.columns) - self.n_words)
-        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, rule, *self.rows)]
-        return f"### {self.title}\n\n" + "\n".join(lines) + "\n"
+        """The table without its title."""
+        cells = self.frame.replace({r"\|": r"\\|", r"\s+": " "}, regex=True)
+        for place in self.bold:
+            cells.iloc[place] = "**" + cells.iloc[place] + "**"
+        align = ["right" if number else "left" for number in self.numbers]
+        return str(cells.to_markdown(index=False, disable_numparse=True, colalign=align))
 
     @property
     def latex(self) -> str:
-        """The table for a paper; needs the package booktabs."""
-        align = "l" * self.n_words + "r" * (len(self.columns) - self.n_words)
-
-        def line(cells: Iterable[Cell]) -> str:
-            return " & ".join(cell.translate(LATEX) for cell in cells) + r" \\"
-
-        body = "\n".join(line(row) for row in self.rows)
-        return (
-            f"% {self.title}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{line(self.columns)}\n"
-            f"\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
-        )
+        """The table for a paper, with its title as a comment; needs the package booktabs."""
+        align = "".join("r" if number else "l" for number in self.numbers)
+        body = self.frame.to_latex(index=False, escape=True, column_format=align)
+        return f"% {self.title}\n{body}".translate(LATEX)
 
     @property
-    def csv(self) -> str:
-        """The cells, comma separated."""
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.columns, *self.rows])
-        return out.getvalue()
-
-
-def cell(values: Sequence[float]) -> Cell:
-    """Write accuracies of several seeds in percent: mean, and spread if there are several."""
-    percent = [100 * value for value in values]
-    spread = f" ± {stdev(percent):.1f}" if len(percent) > 1 else ""
-    return f"{mean(percent):.1f}{spread}"
-
-
-Group = dict[int | None, list[Measurement]]
-
-
-def by_seed(measurements: Iterable[Measurement]) -> Group:
-    """Group measurements by their seed."""
-    groups: Group = {}
-    for one in measurements:
-        groups.setdefault(one.seed, []).append(one)
-    return groups
-
-
-def seed_means(measurements: Iterable[Measurement]) -> list[float]:
-    """Return each seed's mean accuracy."""
-    return [mean(one.accuracy for one in own) for own in by_seed(measurements).values()]
-
-
-def methods_of(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    """Group measurements by method, in the order of the field."""
-    present = list(dict.fromkeys(one.method for one in measurements))
-    order = [*(m for m in METHODS if m in present), *(m for m in present if m not in METHODS)]
-    return {method: [one for one in measurements if one.method == method] for method in order}
-
-
-def harmonic_means(own: Sequence[Measurement]) -> tuple[list[float], list[float]]:
-    """Return each seed's harmonic mean over tasks by both definitions.
-
-    The field's is that of the averaged base and the averaged new; the other, never higher, is
-    the mean of the tasks' own.
-    """
-    of_means, of_tasks = [], []
-    for group in by_seed(own).values():
-        sides = {
-            side: {one.source: one.accuracy for one in group if one.side == side}
-            for side in ("base", "new")
+    def files(self) -> dict[str, str]:
+        """The table in every format, by file name."""
+        return {
+            f"{self.name}.md": f"### {self.title}\n\n{self.markdown}\n",
+            f"{self.name}.tex": self.latex,
+            f"{self.name}.csv": self.frame.to_csv(index=False),
         }
-        base, new = sides["base"], sides["new"]
-        of_means.append(harmonic_mean(mean(base.values()), mean(new.values())))
-        of_tasks.append(mean(harmonic_mean(base[task], new[task]) for task in base))
-    return of_means, of_tasks
 
 
-def costs(own: Sequence[Measurement]) -> list[Cell]:
-    """Write stored bytes, trained parameters (of one task's prompt, the largest) and seconds."""
-    size, count = (
-        max(getattr(one, name) for one in own) for name in ("size_bytes", "n_parameters")
+def table(name: str, title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Return a table of rows, whose cells become text."""
+    return Table(name, title, pd.DataFrame(list(rows)).astype(str))
+
+
+def grid(outcome: Outcome, index: Sequence[str], column: str, average: str = "") -> pd.DataFrame:
+    """Return accuracies, mean over what neither `index` nor `column` names, as text.
+
+    With `average`, a last column of that name has the mean over all judged places.
+    """
+
+    def cells(found: pd.DataFrame, by: Sequence[str]) -> pd.Series[str]:
+        means = found.groupby([*by, "seed"], sort=False)["accuracy"].mean()
+        return means.groupby(level=list(by), sort=False).agg(with_spread)
+
+    found = outcome.found
+    wide = cells(found, [*index, column]).unstack(sort=False)
+    if average:
+        wide[average] = cells(found[found["judged"]], index)
+    return wide.fillna(DASH).reset_index()
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with names for people instead of keys."""
+    frame = frame.rename(columns={"source": "trained on", "row": "data set", **HEADS})
+    return frame.assign(method=[look(method).label for method in frame["method"]])
+
+
+def result_tables(outcome: Outcome) -> list[Table]:
+    """Return the averages first, then every data set or target."""
+    if outcome.protocol == BASE_TO_NEW:
+        return base_to_new_tables(outcome)
+    if outcome.protocol == "few_shot":
+        title = "Accuracy on all classes, by shots"
+        every = Table("data-sets", title, named(grid(outcome, ["source", "method"], "row")))
+        mean = named(grid(outcome, ["method"], "row"))
+        return [Table("averages", f"{title}, mean over data sets", mean), every]
+    name, title = (
+        ("transfer", "Accuracy on other data sets")
+        if outcome.protocol == "cross_dataset"
+        else ("domains", "Accuracy in other domains")
     )
-    return [f"{size:,}", f"{count:,}", f"{mean(one.seconds for one in own):.1f}"]
+    cells = grid(outcome, ["source", "method"], "place", "mean of the others")
+    return [Table(name, title, named(cells))]
 
 
-def base_to_new_tables(found: Sequence[Measurement]) -> list[ResultTable]:
-    """Return the averages, and every data set."""
-    near = [one for one in found if one.domain == "shots"]
-    averages, every = [], []
-    tasks = list(dict.fromkeys(one.source for one in near))
-    for method, own in methods_of(near).items():
-        of_means, of_tasks = harmonic_means(own)
-        sides = [[one for one in own if one.side == side] for side in ("base", "new")]
-        cells = [cell(seed_means(side)) for side in sides]
-        averages.append([label(method), *cells, cell(of_means), cell(of_tasks), *costs(own)])
-    for task in tasks:
-        for method, own in methods_of([one for one in near if one.source == task]).items():
-            sides = [[one for one in own if one.side == side] for side in ("base", "new")]
-            cells = [cell(seed_means(side)) for side in sides]
-            every.append([task, label(method), *cells, cell(harmonic_means(own)[0])])
-    title = f"Base to new, mean over {len(tasks)} data sets"
-    head = ["method", "base", "new", "HM of the averages", "mean of the HMs"]
-    head += ["bytes", "parameters", "seconds"]
+def base_to_new_tables(outcome: Outcome) -> list[Table]:
+    """Return the averages with what each method costs, and every data set."""
+    costs = outcome.costs.loc[outcome.methods]
+    written = {"size_bytes": "{:,}", "n_parameters": "{:,}", "seconds": "{:.1f}"}
+    words = pd.DataFrame({name: costs[name].map(form.format) for name, form in written.items()})
+    sides = [name for name in outcome.overall if name.startswith("held_out")]
+    overall = outcome.overall.groupby(level="method", sort=False).agg(with_spread)
+    averages = overall[[*MEASURES, "task_harmonic_mean", *sides]].join(words).loc[costs.index]
+    rows = outcome.rows.groupby(level=["row", "method"], sort=False)
+    best = rows["harmonic_mean"].mean().groupby(level="row").idxmax()
+    every = rows.agg(with_spread)[[*MEASURES, *sides]]
+    bold = frozenset(place for place, key in enumerate(every.index) if key in set(best))
+    every = named(every.reset_index()).rename(columns={HEADS["harmonic_mean"]: "HM"})
+    title = f"Base to new, mean over {outcome.rows.index.unique('row').size} data sets"
     return [
-        ResultTable("averages", title, head, averages),
-        ResultTable(
-            "data-sets",
-            "Base to new, every data set",
-            ["data set", "method", "base", "new", "HM"],
-            every,
-            2,
-        ),
+        Table("averages", title, named(averages.reset_index())),
+        Table("data-sets", "Base to new, every data set", every, bold),
     ]
 
 
-def pivot(
-    name: str,
-    title: str,
-    found: Sequence[Measurement],
-    column: Callable[[Measurement], str],
-    average: str | None = None,
-) -> ResultTable:
-    """Return a table with a row per source and method, and a column for each value of `column`.
-
-    With `average`, a last column holds the mean over all columns but the first.
-    """
-    heads = list(dict.fromkeys(column(one) for one in found if one.shots)) or ["accuracy"]
-    rows = []
-    for source in dict.fromkeys(one.source for one in found):
-        own_source = [one for one in found if one.source == source]
-        for method, own in methods_of(own_source).items():
-            parts = {head: [o for o in own if column(o) == head] for head in heads}
-            if not any(parts.values()):  # zero-shot has no shots: the same in every column
-                parts = dict.fromkeys(heads, own)
-            cells = [cell(seed_means(part)) if part else "\N{EN DASH}" for part in parts.values()]
-            if average:
-                others = [one for head in heads[1:] for one in parts[head]]
-                cells.append(cell(seed_means(others)) if others else "\N{EN DASH}")
-            rows.append([source, label(method), *cells])
-    return ResultTable(
-        name, title, ["trained on", "method", *heads, *filter(None, [average])], rows, 2
-    )
-
-
-def label(method: str) -> str:
-    """Return a method's name for people."""
-    return METHODS.get(method, method)
-
-
-def protocol_tables(protocol: str, found: Sequence[Measurement]) -> list[ResultTable]:
-    """Return the tables of a protocol."""
-    if protocol == "base_to_new":
-        return base_to_new_tables(found)
-    if protocol == "few_shot":
-        mean_row = [
-            Measurement(**{**asdict(one), "source": "mean over data sets"}) for one in found
-        ]
-        title = "Accuracy on all classes, by shots"
-        return [
-            pivot(name, f"{title}{what}", own, lambda one: f"{one.shots} shots")
-            for name, what, own in (("averages", ", mean", mean_row), ("data-sets", "", found))
-        ]
-    if protocol == "cross_dataset":
-        title = "Accuracy on other data sets"
-        return [pivot("transfer", title, found, lambda one: one.target, "mean of the others")]
-
-    def domain(one: Measurement) -> str:
-        if one.target != one.source:
-            return one.target
-        return "source" if one.domain == "shots" else one.domain
-
-    return [pivot("domains", "Accuracy in other domains", found, domain, "mean of the others")]
-
-
-def published_table(same_benchmark: bool) -> ResultTable:
-    """Return the papers' rows, saying whether they stand on the same benchmark."""
+def published_table(same_benchmark: bool) -> Table:
+    """Return the papers' rows, saying whether they are of the same benchmark."""
     where = (
         "the same benchmark: eleven data sets, ViT-B/16 of CLIP, 16 shots"
         if same_benchmark
-        else "another benchmark (eleven photo data sets, ViT-B/16 of CLIP, 16 shots): not to be "
-        "compared with the rows above"
+        else "another benchmark (eleven photo data sets, ViT-B/16 of CLIP, 16 shots): do not "
+        "compare with the rows above"
     )
-    rows = [
-        [row.method, row.source, row.stored, *(f"{value:.2f}" for value in row[3:])] for row in ROWS
-    ]
-    columns = ["method", "source", "stored", "base", "new", "HM of the averages"]
-    return ResultTable("published", f"Published, on {where}", columns, rows, 2)
+    frame = pd.DataFrame(ROWS, columns=["method", "source", "stored", *MEASURES]).rename(columns=HEADS)
+    return Table("published", f"Published, on {where}", frame.map(cell))
 
 
-def is_published_benchmark(
-    tasks: Sequence[str], comparable: bool, backbone: tuple[str, str | None], shots: int
-) -> bool:
-    """Return whether results may stand beside the papers'."""
-    return comparable and set(tasks) == set(BENCHMARK) and backbone == BACKBONE and shots == SHOTS
+def cell(value: object) -> str:
+    """Write a published value."""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def tidy_csv(found: Sequence[Measurement]) -> str:
+def trial_row(trial: TrialRecord) -> dict[str, Any]:
+    """Return a trial's row: accuracies on validation images."""
+    return {
+        "trial": trial.number,
+        "bytes": f"{trial.size_bytes:,}",
+        "validation score": percent(trial.score),
+        "base": percent(trial.base),
+        "new": percent(trial.new),
+        "settings": describe(trial.settings),
+    }
+
+
+def winners_table(winners: Mapping[str, TrialRecord]) -> Table:
+    """Return the winners."""
+    rows = ({"method": look(role).label} | trial_row(trial) for role, trial in winners.items())
+    return table("winners", "Winners", rows)
+
+
+def front_table(trials: Sequence[TrialRecord]) -> Table:
+    """Return the trials that no other beats in score without being larger."""
+    return table("front", "The Pareto front", map(trial_row, pareto_front(trials)))
+
+
+def stopped_table(pruned: Sequence[TrialRecord]) -> Table:
+    """Return trials that were stopped early."""
+    rows = (trial_row(trial) | {"rounds": len(trial.history)} for trial in pruned)
+    return table("stopped", "Trials that were stopped early", rows)
+
+
+def failed_table(failed: Sequence[FailedTrial]) -> Table:
+    """Return failed trials with their reasons."""
+    rows = ({"trial": t.number, "reason": t.reason, "settings": describe(t.settings)} for t in failed)
+    return table("failed", "Failed trials", rows)
+
+
+def axis_frame(trials: Sequence[TrialRecord], name: str) -> pd.DataFrame:
+    """Average the trials that share a value of a setting; numbers ascending, then words.
+
+    Returns:
+        Rows by value; columns `trials`, and means `base`, `new`, `score`, and the `best` score.
+    """
+    known = [trial for trial in trials if name in trial.settings]
+    cells = [(t.settings[name], t.number, t.base, t.new, t.score, t.score) for t in known]
+    frame = pd.DataFrame(cells, columns=["value", "trials", "base", "new", "score", "best"])
+    how = {"trials": "count", "base": "mean", "new": "mean", "score": "mean", "best": "max"}
+    means = frame.groupby("value", sort=False).agg(how)
+    order = sorted(means.index, key=lambda value: (isinstance(value, str), value))
+    return means.loc[order]
+
+
+def axis_table(name: str, frame: pd.DataFrame) -> Table:
+    """Return means by the values of a setting."""
+    means = frame.assign(trials=frame["trials"].astype(str))
+    for head in ("base", "new", "score", "best"):
+        means[head] = [percent(value) for value in frame[head]]
+    cells = means.rename(columns={"score": "mean score", "best": "best score"})
+    return Table(name, f"By {name}", cells.rename_axis(name).reset_index().astype(str))
+
+
+def measurements_csv(measurements: Sequence[Measurement]) -> str:
     """Return all measurements, one row each, for other tools."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [field.name for field in fields(Measurement)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(one) for one in found)
-    return out.getvalue()
-
-
-def table_files(tables: Sequence[ResultTable], found: Sequence[Measurement]) -> Mapping[str, str]:
-    """Return the files of all tables, by name."""
-    files = {"measurements.csv": tidy_csv(found)}
-    for table in tables:
-        files |= {
-            f"{table.name}.md": table.markdown,
-            f"{table.name}.tex": table.latex,
-            f"{table.name}.csv": table.csv,
-        }
-    return files
+    frame = pd.DataFrame(map(asdict, measurements)).astype({"seed": "Int64"})
+    return frame.to_csv(index=False)
