@@ -33,8 +33,9 @@ import torch
 
 from bench.features import draw_jpeg
 from bench.towers import vit_b_16
-from pipeline.clip.backbone import Backbone, load_backbone, save_clip
+from pipeline.clip.backbone import Backbone, load_backbone
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.folder import save_clip
 from pipeline.core import paths
 from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
@@ -158,7 +159,7 @@ def http_figures(address: str, pictures: list[bytes], calls: int) -> dict[str, f
 
 
 def folder_rate(model_uri: str, pictures: list[bytes], count: int, folder: Path) -> float:
-    """Return images per second of `stages.predict`'s way, from files to rows."""
+    """Return images per second of `loqua predict`, from files to rows."""
     predictor = load_predictor(model_uri)
     task, names = predictor.choose()
     paths = [folder / f"{i}.jpg" for i in range(count)]

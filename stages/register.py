@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.clip.backbone import Backbone, copy_towers, load_backbone
+from pipeline.clip.backbone import Backbone, load_backbone
+from pipeline.clip.folder import copy_towers
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
 from pipeline.core.files import load_json, save_json
+from pipeline.core.stage import run_stage
 from pipeline.params import Params, load_params
 from pipeline.registry.promotion import ALIASES
 from pipeline.registry.registry import Promotion, Registered, promote, register

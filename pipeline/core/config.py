@@ -1,6 +1,12 @@
-"""The base of every section of params.yaml: frozen, strict, and without unknown keys."""
+"""The base of every section of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Config(BaseModel):

@@ -1,4 +1,4 @@
-"""What is kept of trials and tests: typed records, on disk as JSON."""
+"""Typed records of trials and tests, on disk as JSON."""
 
 from __future__ import annotations
 
@@ -40,6 +40,23 @@ class FailedTrial:
     number: int
     settings: dict[str, Any]
     reason: str
+
+
+@dataclass(frozen=True)
+class Winners:
+    """What a sweep chose, on validation data only.
+
+    Attributes:
+        study: its name.
+        winners: trials by role: champion, compact, and coop if it was tried.
+        pareto: the front of score and bytes, smallest first.
+        per_task: by role and task, what each task would have chosen on its own.
+    """
+
+    study: str
+    winners: dict[str, TrialRecord]
+    pareto: list[TrialRecord]
+    per_task: dict[str, dict[str, TrialRecord]]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pipeline.training.config import ProtocolConfig, TrainConfig
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.protocols import held_out_domains, targets, trained_classes
 from pipeline.training.records import Measurement, TestRow
+from pipeline.training.results import TaskData
 from pipeline.training.task_run import Point, TaskRun, measure_prompts
 
 ZERO_SHOT = "zero_shot"
@@ -42,7 +43,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What all refits share; `gpus` is the share of a GPU that a worker is given."""
+    """What all refits share; `gpus` is a worker's share of a GPU."""
 
     text: TextSide
     tasks: dict[str, TaskFeatures]
@@ -50,24 +51,8 @@ class EvaluationJob:
     gpus: float = 0
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """What readers of a task's results must know of its images.
-
-    Attributes:
-        shot_domains: those that training images come from, and the plain test too.
-        held_out_domains: those of test images alone.
-        fewest, most: training images of the smallest and of the largest class.
-    """
-
-    shot_domains: list[str]
-    held_out_domains: list[str]
-    fewest: int
-    most: int
-
-
 def describe_data(features: TaskFeatures) -> TaskData:
-    """Return what a task's images are."""
+    """Describe the images of a task."""
     counts = Counter(features.training_labels).values()
     return TaskData(features.shot_domains, held_out_domains(features), min(counts), max(counts))
 
@@ -85,28 +70,19 @@ def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredP
     seconds = (time.perf_counter() - start) / len(fit.seeds)
     prompts = run.stored()
     n_parameters = sum(p.numel() for p in run.replicas[0].prompt.parameters())
-    found = []
+    measured = []
     for target in targets(job.protocol, fit.task, job.tasks):
-        reached = measure_prompts(
+        accuracies = measure_prompts(
             job.text, job.tasks[target.task], prompts, "test", target.classes, target.domains
         )
-        found += [
+        measured += [
             Measurement(
-                fit.method,
-                fit.task,
-                fit.shots,
-                seed,
-                target.task,
-                target.side,
-                target.domain,
-                value,
-                prompt.size_bytes,
-                n_parameters,
-                seconds,
+                fit.method, fit.task, fit.shots, seed, target.task, target.side, target.domain,
+                value, prompt.size_bytes, n_parameters, seconds,
             )
-            for seed, value, prompt in zip(fit.seeds, reached, prompts, strict=True)
-        ]
-    return found, prompts
+            for seed, value, prompt in zip(fit.seeds, accuracies, prompts, strict=True)
+        ]  # fmt: skip
+    return measured, prompts
 
 
 def measure_zero_shot(
@@ -123,14 +99,14 @@ def measure_zero_shot(
         source: the task that others are trained on.
         class_embeddings: `[K, E]` of the plain captions of all classes, by task.
     """
-    found = []
+    measured = []
     for target in targets(protocol, source, tasks):
         features, class_KE = tasks[target.task], class_embeddings[target.task]
         image_NE, label_N = features.select("test", target.classes, target.domains)
-        reached = accuracy(image_NE, class_KE[list(target.classes)], label_N)
+        value = accuracy(image_NE, class_KE[list(target.classes)], label_N)
         place = (target.task, target.side, target.domain)
-        found.append(Measurement(ZERO_SHOT, source, 0, None, *place, reached, 0, 0, 0.0))
-    return found
+        measured.append(Measurement(ZERO_SHOT, source, 0, None, *place, value, 0, 0, 0.0))
+    return measured
 
 
 def zero_shot_row(features: TaskFeatures, class_embeddings_KE: Tensor) -> TestRow:
@@ -154,17 +130,8 @@ def base_to_new_rows(measurements: Sequence[Measurement]) -> list[TestRow]:
         any_one = group["base", "shots"]
         rows.append(
             TestRow(
-                method,
-                task,
-                seed,
-                base,
-                new,
-                harmonic_mean(base, new),
-                far_base,
-                far_new,
-                any_one.size_bytes,
-                any_one.n_parameters,
-                any_one.seconds,
+                method, task, seed, base, new, harmonic_mean(base, new), far_base, far_new,
+                any_one.size_bytes, any_one.n_parameters, any_one.seconds,
             )
-        )
+        )  # fmt: skip
     return rows

@@ -15,17 +15,15 @@ from pipeline.clip.backbone import (
     WEIGHTS,
     Backbone,
     BackboneConfig,
-    build_clip,
-    copy_towers,
-    crop_transform,
     load_backbone,
-    save_clip,
     tokenize,
     wrap_model,
 )
 from pipeline.clip.fingerprint import fingerprint
+from pipeline.clip.folder import build_clip, copy_towers, save_clip
 from pipeline.features.config import FeaturesConfig
-from tests.conftest import clip_config
+from pipeline.features.loader import crop_transform
+from tests.helpers.toy import clip_config
 
 
 def load(name: Any, pretrained: str | None = None) -> Backbone:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.clip.backbone import build_clip
+from pipeline.clip.folder import build_clip
 from pipeline.clip.pretraining.config import PretrainConfig
 from pipeline.clip.pretraining.recipe import (
     STYLE_WORDS,
@@ -26,7 +26,7 @@ from pipeline.clip.pretraining.recipe import (
     write_full_caption,
 )
 from pipeline.data.datasets.emoji import BACKGROUNDS, render_drawing
-from tests.conftest import COLOURS, STYLES
+from tests.helpers.toy import COLOURS, STYLES
 
 
 def config(**changed: Any) -> PretrainConfig:

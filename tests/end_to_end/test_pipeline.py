@@ -122,7 +122,7 @@ def test_registered_model_reproduces_its_accuracy_in_a_fresh_process(
     script.write_text(
         "import base64, json, sys\n"
         "import mlflow, pandas as pd\n"
-        "from pipeline.data.sampling import split_base_new\n"
+        "from pipeline.data.classes import split_base_new\n"
         "from pipeline.data.manifest import load_manifest\n"
         "from pathlib import Path\n"
         "manifest = load_manifest(Path('artifacts/prepare/food-drink.parquet'))\n"
@@ -189,7 +189,7 @@ def test_a_folder_is_predicted_by_the_champion(project: Path, finished: str) -> 
     folder.mkdir()
     for index, image in enumerate(table["image"][:5]):
         (folder / f"{index}.png").write_bytes(image["bytes"])
-    command = ("-m", "stages.predict", str(folder), "--out", "artifacts/answers.csv")
+    command = ("-m", "pipeline.cli", "predict", str(folder), "--out", "artifacts/answers.csv")
     run(project, sys.executable, *command, "--task", "food-drink")
     answers = pd.read_csv(project / "artifacts/answers.csv")
     assert len(answers) == 5
