@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pipeline.training.refit import ZERO_SHOT
 
 OWN_ZERO_SHOT = "zero_shot_own"
-"""Zero-shot with the task's hand-written template; `ZERO_SHOT` has the one that tuning starts at."""
+"""Zero-shot with the task's own template; `ZERO_SHOT` has the one that tuning starts from."""
 STAR = (
     "M0,-1.5L0.35,-0.49L1.43,-0.46L0.57,0.19L0.88,1.21L0,0.6"
     "L-0.88,1.21L-0.57,0.19L-1.43,-0.46L-0.35,-0.49Z"

@@ -55,6 +55,11 @@ class Outcome:
         return list(self.measures)[-1]
 
     @property
+    def held_out(self) -> list[str]:
+        """The columns of held-out domains, if there are any."""
+        return [name for name in ("held_out_base", "held_out_new") if name in self.overall]
+
+    @property
     def methods(self) -> list[str]:
         """All methods, in the order of the tables."""
         return sorted(self.overall.index.unique("method"), key=rank)
@@ -74,18 +79,23 @@ class Outcome:
     def best(self) -> str:
         """The best method; of equals to a tenth of a percent: zero-shot, champion, the smallest."""
         ties = {ZERO_SHOT: 0, OWN_ZERO_SHOT: 0, "champion": 1}
-        size = self.costs["size_bytes"]
         return min(
-            self.methods, key=lambda name: (-round(self.mean(name), 3), ties.get(name, 2), size[name])
+            self.methods,
+            key=lambda name: (-round(self.mean(name), 3), ties.get(name, 2), self.size(name)),
         )
 
     def of(self, method: str, measure: str | None = None) -> pd.Series[float]:
         """Return one value per seed of a method."""
-        return self.overall.loc[method, measure or self.main]
+        values: pd.Series[float] = self.overall[measure or self.main].loc[method]
+        return values
 
     def mean(self, method: str, measure: str | None = None) -> float:
         """Return the mean over seeds."""
         return float(self.of(method, measure).mean())
+
+    def size(self, method: str) -> int:
+        """Return the bytes of one prompt, the largest."""
+        return int(self.costs["size_bytes"][method])
 
     def gap(self, first: str, second: str, measure: str | None = None) -> Difference:
         """Compare two methods."""
@@ -93,7 +103,9 @@ class Outcome:
 
     def places_ahead(self, first: str, second: str, measure: str | None = None) -> tuple[int, int]:
         """Return in how many places the first is above the second, and of how many."""
-        means = self.places[measure or self.main].groupby(level=["place", "method"]).mean().unstack()
+        means = (
+            self.places[measure or self.main].groupby(level=["place", "method"]).mean().unstack()
+        )
         both = means[[first, second]].dropna()
         return int((both[first] > both[second]).sum()), len(both)
 
@@ -105,9 +117,7 @@ def summarize(protocol: str, measurements: Sequence[Measurement]) -> Outcome:
         ValueError: if base or new accuracy is missing or doubled, or zero-shot is missing.
     """
     tasks = list(dict.fromkeys(one.source for one in measurements))
-    order = sorted(
-        measurements, key=lambda m: (tasks.index(m.source), rank(m.method), m.seed or 0)
-    )
+    order = sorted(measurements, key=lambda m: (tasks.index(m.source), rank(m.method), m.seed or 0))
     found = tidy(order)
     found["place"] = found["target"].where(
         (found["target"] != found["source"]) | (found["domain"] == "shots"), found["domain"]

@@ -6,6 +6,7 @@ for PRE, whose published value is lower than that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 BENCHMARK = (
@@ -47,3 +48,10 @@ ROWS = (
     Published("MaPLe", "arXiv 2210.03117", "7,096 KB", 82.28, 75.14, 78.55),
     Published("QMaPLe, 4 bits", "arXiv 2407.10704", "1,774 KB", 83.02, 75.57, 79.12),
 )
+
+
+def is_published_benchmark(
+    tasks: Sequence[str], backbone: tuple[str, str | None], shots: int
+) -> bool:
+    """Return whether results of these are of the papers' benchmark."""
+    return set(tasks) == set(BENCHMARK) and backbone == BACKBONE and shots == SHOTS

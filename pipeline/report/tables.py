@@ -14,12 +14,11 @@ import pandas as pd
 from pipeline.report.methods import look
 from pipeline.report.outcome import BASE_TO_NEW, MEASURES, Outcome
 from pipeline.report.paper_results import ROWS
-from pipeline.report.words import DASH, describe, percent, with_spread
-from pipeline.sweep.selection import pareto_front
+from pipeline.report.words import DASH, MINUS, describe, percent, points, with_spread
 from pipeline.training.records import FailedTrial, Measurement, TrialRecord
 
 LATEX = str.maketrans({"±": r"$\pm$", DASH: "--"})
-NUMBER = rf"[\d.,]+( ± [\d.]+)?|{DASH}|-"
+NUMBER = rf"[+{MINUS}]?[\d.,]+( ± [\d.]+)?|{DASH}"
 HEADS = {
     "size_bytes": "bytes",
     "n_parameters": "parameters",
@@ -106,10 +105,10 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(method=[look(method).label for method in frame["method"]])
 
 
-def result_tables(outcome: Outcome) -> list[Table]:
-    """Return the averages first, then every data set or target."""
+def result_tables(outcome: Outcome, is_published_benchmark: bool) -> list[Table]:
+    """Return the averages first, then every data set or target, then the papers' results."""
     if outcome.protocol == BASE_TO_NEW:
-        return base_to_new_tables(outcome)
+        return [*base_to_new_tables(outcome), published_table(is_published_benchmark)]
     if outcome.protocol == "few_shot":
         title = "Accuracy on all classes, by shots"
         every = Table("data-sets", title, named(grid(outcome, ["source", "method"], "row")))
@@ -129,12 +128,13 @@ def base_to_new_tables(outcome: Outcome) -> list[Table]:
     costs = outcome.costs.loc[outcome.methods]
     written = {"size_bytes": "{:,}", "n_parameters": "{:,}", "seconds": "{:.1f}"}
     words = pd.DataFrame({name: costs[name].map(form.format) for name, form in written.items()})
-    sides = [name for name in outcome.overall if name.startswith("held_out")]
-    overall = outcome.overall.groupby(level="method", sort=False).agg(with_spread)
-    averages = overall[[*MEASURES, "task_harmonic_mean", *sides]].join(words).loc[costs.index]
+    overall = outcome.overall.groupby(level="method", sort=False).agg(with_spread).join(words)
+    averages = overall.loc[
+        costs.index, [*MEASURES, "task_harmonic_mean", *written, *outcome.held_out]
+    ]
     rows = outcome.rows.groupby(level=["row", "method"], sort=False)
     best = rows["harmonic_mean"].mean().groupby(level="row").idxmax()
-    every = rows.agg(with_spread)[[*MEASURES, *sides]]
+    every = rows.agg(with_spread)[[*MEASURES, *outcome.held_out]]
     bold = frozenset(place for place, key in enumerate(every.index) if key in set(best))
     every = named(every.reset_index()).rename(columns={HEADS["harmonic_mean"]: "HM"})
     title = f"Base to new, mean over {outcome.rows.index.unique('row').size} data sets"
@@ -142,6 +142,33 @@ def base_to_new_tables(outcome: Outcome) -> list[Table]:
         Table("averages", title, named(averages.reset_index())),
         Table("data-sets", "Base to new, every data set", every, bold),
     ]
+
+
+def comparison_table(outcome: Outcome) -> Table | None:
+    """Return the differences of methods in points with their noise; None with nothing to compare.
+
+    Every tuned method is compared with the better zero-shot, and the champion with CoOp.
+    """
+    pairs = [(name, outcome.zero_shot) for name in outcome.tuned if outcome.zero_shot]
+    if {"champion", "coop"} <= set(outcome.methods):
+        pairs.append(("champion", "coop"))
+    rows = []
+    for first, second in pairs:
+        row = {"method": look(first).label, "against": look(str(second)).label}
+        for column in (*outcome.measures, *outcome.held_out):
+            gap = outcome.gap(first, str(second), column)
+            noise = "" if gap.noise is None else f" ± {percent(gap.noise)}"
+            row[outcome.measures.get(column) or HEADS[column]] = f"{points(gap.mean)}{noise}"
+        gap, places = outcome.gap(first, str(second)), outcome.places_ahead(first, str(second))
+        rows.append(
+            row
+            | {
+                "seeds ahead": f"{gap.ahead} of {gap.n_seeds}",
+                "tasks ahead": "{} of {}".format(*places),
+            }
+        )
+    title = f"Differences in points ± noise; ahead by {outcome.measures[outcome.main]}"
+    return table("comparisons", title, rows) if rows else None
 
 
 def published_table(same_benchmark: bool) -> Table:
@@ -152,7 +179,9 @@ def published_table(same_benchmark: bool) -> Table:
         else "another benchmark (eleven photo data sets, ViT-B/16 of CLIP, 16 shots): do not "
         "compare with the rows above"
     )
-    frame = pd.DataFrame(ROWS, columns=["method", "source", "stored", *MEASURES]).rename(columns=HEADS)
+    frame = pd.DataFrame(ROWS, columns=["method", "source", "stored", *MEASURES]).rename(
+        columns=HEADS
+    )
     return Table("published", f"Published, on {where}", frame.map(cell))
 
 
@@ -179,9 +208,9 @@ def winners_table(winners: Mapping[str, TrialRecord]) -> Table:
     return table("winners", "Winners", rows)
 
 
-def front_table(trials: Sequence[TrialRecord]) -> Table:
+def front_table(front: Sequence[TrialRecord]) -> Table:
     """Return the trials that no other beats in score without being larger."""
-    return table("front", "The Pareto front", map(trial_row, pareto_front(trials)))
+    return table("front", "The Pareto front", map(trial_row, front))
 
 
 def stopped_table(pruned: Sequence[TrialRecord]) -> Table:
@@ -192,11 +221,13 @@ def stopped_table(pruned: Sequence[TrialRecord]) -> Table:
 
 def failed_table(failed: Sequence[FailedTrial]) -> Table:
     """Return failed trials with their reasons."""
-    rows = ({"trial": t.number, "reason": t.reason, "settings": describe(t.settings)} for t in failed)
+    rows = (
+        {"trial": t.number, "reason": t.reason, "settings": describe(t.settings)} for t in failed
+    )
     return table("failed", "Failed trials", rows)
 
 
-def axis_frame(trials: Sequence[TrialRecord], name: str) -> pd.DataFrame:
+def axis_means(trials: Sequence[TrialRecord], name: str) -> pd.DataFrame:
     """Average the trials that share a value of a setting; numbers ascending, then words.
 
     Returns:
@@ -218,6 +249,17 @@ def axis_table(name: str, frame: pd.DataFrame) -> Table:
         means[head] = [percent(value) for value in frame[head]]
     cells = means.rename(columns={"score": "mean score", "best": "best score"})
     return Table(name, f"By {name}", cells.rename_axis(name).reset_index().astype(str))
+
+
+def origins_table(trials: Sequence[TrialRecord]) -> Table | None:
+    """Return which code made which trials, if not all were made by the same."""
+    known = [t for t in trials if getattr(t, "origin", None)]
+    if not known:
+        return None
+    made = pd.DataFrame([{"trial": t.number, **asdict(t.origin)} for t in known])
+    groups = made.astype(str).groupby(["git_commit", "code"], sort=False)["trial"]
+    rows = groups.agg(", ".join).reset_index()
+    return Table("origins", "Trials by the code that made them", rows) if len(rows) > 1 else None
 
 
 def measurements_csv(measurements: Sequence[Measurement]) -> str:

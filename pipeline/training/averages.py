@@ -44,7 +44,8 @@ def base_and_new(found: pd.DataFrame) -> pd.DataFrame:
     for method, own in rows.groupby(level="method", sort=False):
         n_rows, n_seeds = len(own), own.index.unique("seed").size
         whole = own[["base", "new"]].notna().all(axis=None)
-        if n_rows != n_tasks * n_seeds or not whole or cells.size()[[method]].max() > 1:
+        doubled = cells.size().xs(method, level="method").max() > 1
+        if n_rows != n_tasks * n_seeds or not whole or doubled:
             raise ValueError(
                 f"results.json: {method} has {n_rows} rows; expected base and new accuracy once "
                 f"for each of {n_tasks} tasks and {n_seeds} seeds"

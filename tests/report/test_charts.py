@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import pytest
 import vl_convert
-
-from pipeline.report.charts import live_charts, script
 from pipeline.report.points import (
     MOST_CURVES,
     accuracy_points,
@@ -17,6 +15,8 @@ from pipeline.report.points import (
     roles_of,
     trial_points,
 )
+
+from pipeline.report.charts import live_charts, script
 from pipeline.report.report import Extras
 from pipeline.sweep.importance import Importance
 from tests.helpers.report_data import history, make_report, trial_records

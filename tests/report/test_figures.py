@@ -7,7 +7,6 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-
 from pipeline.report.figures import drawable, save_figures
 from pipeline.report.figures.accuracy import accuracy_figure
 from pipeline.report.figures.coordinates import sweep_figure
@@ -17,8 +16,9 @@ from pipeline.report.figures.panels import panels_figure
 from pipeline.report.figures.rank_bits import rank_bits_figure
 from pipeline.report.figures.size import size_figure
 from pipeline.report.figures.style import SCORES, ink_on, marks, score_limits
-from pipeline.report.report import Extras, Protocol, Report, build_report
 from pipeline.report.summary import METHODS
+
+from pipeline.report.report import Extras, Protocol, Report, build_report
 from pipeline.sweep.importance import Importance
 from pipeline.sweep.selection import choose_winners, pareto_front
 from pipeline.training.metrics import harmonic_mean

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from pipeline.report.findings.method import best_on_test, describe, points, times, with_spread
+from pipeline.report.summary import Stat, summarize_methods
+
 from pipeline.report.findings.sweep import curve_sentence, ended_sentence, importance_sentence
 from pipeline.report.report import Extras, build_report
-from pipeline.report.summary import Stat, summarize_methods
 from pipeline.sweep.importance import Importance
 from pipeline.training.records import FailedTrial
 from pipeline.training.refit import ZERO_SHOT

@@ -5,12 +5,12 @@ import re
 from dataclasses import asdict, replace
 
 import pytest
+from pipeline.report.summary import METHODS
 
 from pipeline.report.charts import live_charts
 from pipeline.report.examples import Example, ExampleGroup
 from pipeline.report.pages import PAGES, Picture, render
 from pipeline.report.report import Extras, Report, build_report, metrics
-from pipeline.report.summary import METHODS
 from pipeline.report.tables import protocol_tables
 from pipeline.training.records import FailedTrial
 from tests.helpers.report_data import (

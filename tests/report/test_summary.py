@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-
 from pipeline.report.findings.method import with_spread
-from pipeline.report.report import build_report
 from pipeline.report.summary import METHODS, axis_table, check_rows, summarize_methods
+
+from pipeline.report.report import build_report
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.refit import ZERO_SHOT
 from tests.helpers.report_data import PROTOCOL, files, make_report, sample_rows, trial_records

@@ -1,7 +1,6 @@
 """Protocols without base and new classes are told as carefully as the others."""
 
 import pytest
-
 from pipeline.report.findings.transfer import (
     judged,
     reached,
@@ -9,6 +8,7 @@ from pipeline.report.findings.transfer import (
     transfer_panels,
     transfer_sentences,
 )
+
 from pipeline.training.records import Measurement
 from pipeline.training.refit import ZERO_SHOT
 from tests.report.test_tables import measured

@@ -15,32 +15,27 @@ from typing import Any
 
 import altair as alt
 import numpy as np
-import pandas as pd
 import vl_convert
 
 from pipeline.report.methods import Look
 
+Row = dict[str, Any]
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
 """The version that Altair writes; vl-convert has several, and must have this one."""
 WIDTH = 620
 GREY, DARK, CLEAR = "#b5b5b5", "#333333", "#0072b2"
 SPREAD = "Bars show one standard deviation over seeds; zero-shot has no seeds."
-CONFIG: Any = {
+AXIS = {"titleFontWeight": "normal", "titleColor": DARK, "labelColor": "#555555"}
+LINES = {"gridColor": "#e6e6e6", "domainColor": "#888888", "tickColor": "#888888"}
+CONFIG: dict[str, Any] = {
     "font": "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif",
     "view": {"stroke": None},
     "title": {"anchor": "start", "fontSize": 15, "offset": 14},
-    "header": {"titleFontSize": 12, "labelFontSize": 12, "labelFontWeight": "bold"},
-    "axis": {
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "titleColor": DARK,
-        "labelColor": "#555555",
-        "gridColor": "#e6e6e6",
-        "domainColor": "#888888",
-        "tickColor": "#888888",
-    },
+    "header": {"labelFontSize": 12, "labelFontWeight": "bold"},
+    "axis": {"labelFontSize": 12, "titleFontSize": 12, **AXIS, **LINES},
     "legend": {"labelFontSize": 12, "labelLimit": 0, "symbolLimit": 0, "rowPadding": 6},
+    "text": {"fontSize": 12},
+    "point": {"filled": True, "opacity": 1, "stroke": "white", "strokeWidth": 0.6},
 }
 
 
@@ -51,21 +46,20 @@ class Chart:
     Attributes:
         name: of its files.
         title, caption: for people.
-        rows: what it shows; DVC draws them on its own.
+        rows: what it shows; DVC plots them, too.
         drawing: its description.
     """
 
     name: str
     title: str
     caption: str
-    rows: pd.DataFrame
-    drawing: alt.LayerChart | alt.FacetChart | alt.Chart
+    rows: list[Row]
+    drawing: alt.LayerChart | alt.FacetChart
 
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The chart in Vega-Lite."""
-        titled = self.drawing.properties(title=self.title).configure(**CONFIG)
-        return dict(titled.to_dict())
+        return dict(self.drawing.properties(title=self.title).configure(**CONFIG).to_dict())
 
     @cached_property
     def svg(self) -> str:
@@ -75,7 +69,7 @@ class Chart:
     @property
     def png(self) -> bytes:
         """The chart as a picture."""
-        return bytes(vl_convert.vegalite_to_png(self.spec, vl_version=VEGA_LITE, scale=2))
+        return bytes(vl_convert.svg_to_png(self.svg, scale=2))
 
     @property
     def data_uri(self) -> str:
@@ -92,44 +86,45 @@ def script() -> str:
     return bundle
 
 
-def data(rows: pd.DataFrame) -> alt.Data:
-    """Return rows as data of a chart; a table with rows beyond Altair's limit (5,000), too."""
-    return alt.Data(values=rows.to_dict("records"))
+def chart(rows: Sequence[Row], **channels: Any) -> alt.Chart:
+    """Return the start of a chart: a mark per row.
+
+    Altair refuses tables of more than 5,000 rows; as plain values there is no such limit.
+    """
+    return alt.Chart(alt.InlineData(values=list(rows))).encode(**channels)
 
 
 def looks(column: str, known: Mapping[str, Look], **legend: Any) -> dict[str, Any]:
-    """Return colour and shape of marks by a column: `known` has a look for each of its values."""
-    domain, legend = list(known), alt.Legend(title=None, **legend) if known else None
-    return {
-        "color": alt.Color(f"{column}:N", legend=legend).scale(
-            domain=domain, range=[look.colour for look in known.values()]
-        ),
-        "shape": alt.Shape(f"{column}:N", legend=legend).scale(
-            domain=domain, range=[look.shape for look in known.values()]
-        ),
-    }
+    """Return colour and shape of marks: `known` has a look for each value of a column."""
+    legend["title"], found = None, list(known.values())
+    colour, shape = (
+        kind(column, type="nominal", legend=alt.Legend(**legend)).scale(
+            domain=list(known), range=[getattr(one, name) for one in found]
+        )
+        for kind, name in ((alt.Color, "colour"), (alt.Shape, "shape"))
+    )
+    return {"color": colour, "shape": shape}
 
 
 def tips(*columns: str, **titled: str) -> list[alt.Tooltip]:
     """Return what a reader sees who points at a mark: columns, and columns with other titles."""
-    return [alt.Tooltip(name, title=title) for name, title in [*zip(columns, columns), *titled.items()]]
+    titles = {**dict(zip(columns, columns, strict=True)), **titled}
+    return [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items()]
 
 
-def near(title: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """Return an axis of percentages that need not begin at 0."""
-    scale = alt.Scale(zero=False, nice=low is None)
-    if low is not None:
-        scale = alt.Scale(domain=[low, high], nice=False)
-    return {"title": title, "scale": scale}
+def between(low: float, high: float) -> alt.Scale:
+    """Return a scale with these ends."""
+    return alt.Scale(domain=[low, high], nice=False, zero=False)
 
 
 def score_limits(scores: Sequence[float]) -> tuple[float, float]:
     """Return the limits of a score axis in percent: all scores, but for far outliers below."""
-    percent = pd.Series(scores) * 100
-    top, middle = percent.max(), percent.median()
-    bottom = percent[percent >= middle - 4 * max(top - middle, 1.0)].min()
+    percents = 100 * np.array(scores)
+    top, middle = percents.max(), np.median(percents)
+    bottom = percents[percents >= middle - 4 * max(top - middle, 1.0)].min()
     room = max(top - bottom, 1.0)
-    return round(bottom - 0.1 * room, 2), round(top + 0.1 * room, 2)
+    return round(float(bottom - 0.1 * room), 2), round(float(top + 0.1 * room), 2)
+
 
 def nice_levels(low: float, high: float) -> list[float]:
     """Return up to ten round numbers between two."""
