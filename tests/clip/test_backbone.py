@@ -11,16 +11,15 @@ import torch
 from PIL import Image
 
 from pipeline.clip.backbone import (
-    CONFIG,
-    WEIGHTS,
     Backbone,
-    BackboneConfig,
     load_backbone,
     tokenize,
     wrap_model,
 )
+from pipeline.clip.config import BackboneConfig
 from pipeline.clip.fingerprint import fingerprint
 from pipeline.clip.folder import build_clip, copy_towers, save_clip
+from pipeline.clip.images import CONFIG, WEIGHTS
 from pipeline.features.config import FeaturesConfig
 from pipeline.features.loader import crop_transform
 from tests.helpers.toy import clip_config
