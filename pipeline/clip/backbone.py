@@ -49,11 +49,11 @@ class Backbone(ImageEncoder):
         Args:
             init: the words that start a context.
             class_names: of all tasks.
-            with_vision: whether prompts are to stand in the image tower, too.
+            with_vision: whether prompts also go into the image tower.
 
         Raises:
-            ValueError: if the tokenizer does not keep a name apart from the words before it, or
-                the image tower cannot take prompts.
+            ValueError: if the tokenizer joins a name with the word before it, or the image tower
+                cannot read prompts.
         """
         words = tokenize(self.tokenizer, init)
         name_tokens = {}
@@ -61,25 +61,28 @@ class Backbone(ImageEncoder):
             caption = tokenize(self.tokenizer, f"{init} {name.replace('_', ' ')}.")
             if caption[: len(words)] != words:
                 raise ValueError(
-                    f"class name {name!r}: the tokenizer joins it with the last of {init!r}; "
-                    "allowed: names that begin with a word of their own"
+                    f"class name {name!r}: the tokenizer joins it with the last word of {init!r}; "
+                    "expected a name that begins with a word of its own"
                 )
             name_tokens[name] = caption[len(words) :]
         vision = self.vision_side() if with_vision else None
         return TextSide(self.text, self.logit_scale, words, name_tokens, vision)
 
     def forget_words(self, limit: int = 50_000) -> None:
-        """Empty the tokenizer's memory of words, which otherwise grows with every new one."""
+        """Empty the tokenizer's cache of words, which otherwise grows with every new one.
+
+        open_clip 3.3 has no bound on it. One there would replace this.
+        """
         words = getattr(self.tokenizer, "cache", None)
         if isinstance(words, dict) and len(words) > limit:
             special = {word: token for word, token in words.items() if word == token}
             self.tokenizer.cache = special
 
     def vision_side(self, budget_bytes: int = BUDGET_BYTES) -> VisionTower:
-        """Return the image tower in the form that takes prompts, a new one at every call.
+        """Return the image tower in the form that reads prompts, a new one at every call.
 
         Raises:
-            ValueError: if it cannot take any; text prompts do not need it.
+            ValueError: if it cannot read any; text prompts do not need it.
         """
         return VisionTower(self.model.visual, budget_bytes).to(self.device)
 
@@ -98,7 +101,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
 def wrap_model(
     model: Any, tokenizer: Any, device: torch.device, budget_bytes: int = BUDGET_BYTES
 ) -> Backbone:
-    """Gather what the pipeline needs of an open_clip model."""
+    """Return both encoders of an open_clip model."""
     images = wrap_images(model, device)
     return Backbone(
         **vars(images),
@@ -129,7 +132,7 @@ def tokenize(tokenizer: Any, text: str) -> list[int]:
 
 
 def caption_frame(tokenizer: Any) -> Frame:
-    """Return what a tokenizer puts around a caption, read off one."""
+    """Return what a tokenizer puts around a caption."""
     caption = "a photo"
     own, row = tokenize(tokenizer, caption), tokenizer([caption])[0].tolist()
     start = next(i for i in range(len(row)) if row[i : i + len(own)] == own)

@@ -32,9 +32,9 @@ def build_clip(model_config: dict[str, Any], context_length: int) -> tuple[Any, 
 def save_clip(folder: Path, model: Any, model_config: dict[str, Any], half: bool = True) -> None:
     """Write a model as a folder that open_clip loads, weights in half precision or as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = model.visual.preprocess_cfg
-    preprocess = {k: found[k] for k in ("mean", "std", "interpolation")}
-    preprocess["resize_mode"] = found.get("resize_mode", "shortest")
+    settings = model.visual.preprocess_cfg
+    preprocess = {k: settings[k] for k in ("mean", "std", "interpolation")}
+    preprocess["resize_mode"] = settings.get("resize_mode", "shortest")
     config = {"model_cfg": model_config, "preprocess_cfg": preprocess}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     weights = {
@@ -42,7 +42,7 @@ def save_clip(folder: Path, model: Any, model_config: dict[str, Any], half: bool
         for name, tensor in model.state_dict().items()
     }
     save_file(weights, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes private files
+    (folder / WEIGHTS).chmod(0o644)  # safetensors 0.8 makes private files
 
 
 def copy_towers(config: BackboneConfig, backbone: Backbone, folder: Path) -> Path:
@@ -53,15 +53,15 @@ def copy_towers(config: BackboneConfig, backbone: Backbone, folder: Path) -> Pat
     """
     if Path(config.name).is_dir():
         return Path(config.name)
-    found = open_clip.get_model_config(config.name)
-    if found is None:
+    model_config = open_clip.get_model_config(config.name)
+    if model_config is None:
         raise ValueError(
-            f"register.with_towers: the towers of {config.name} cannot be copied; allowed are "
-            "folders and open_clip's own names; save the model as a folder and name that"
+            f"register.with_towers: the towers of {config.name} cannot be copied; expected a "
+            "folder or a name of open_clip's own; save the model as a folder and use that"
         )
     if any("QuickGELU" in type(module).__name__ for module in backbone.model.modules()):
-        found["quick_gelu"] = True  # some weights ask for it, whatever the name says
-    save_clip(folder, backbone.model, found, half=False)
+        model_config["quick_gelu"] = True  # some weights need it, whatever the name says
+    save_clip(folder, backbone.model, model_config, half=False)
     copied = load_backbone(BackboneConfig(name=str(folder), pretrained=None, device="cpu"))
     if copied.fingerprint != backbone.fingerprint:
         raise ValueError(f"register.with_towers: a copy of {config.name} is not the same model")

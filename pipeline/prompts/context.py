@@ -1,7 +1,4 @@
-"""From the factors of a prompt to its context; all that a stored prompt needs.
-
-Shapes: M context tokens, D text width, R rank.
-"""
+"""From the factors of a prompt to its context; all that a stored prompt needs."""
 
 from __future__ import annotations
 
@@ -24,9 +21,9 @@ def low_rank_context(init_MD: Tensor, left_MR: Tensor, right_RD: Tensor) -> Tens
     Raises:
         ValueError: if R is 0 or larger than min(M, D).
     """
-    rank, allowed = left_MR.shape[1], min(init_MD.shape)
-    if not 1 <= rank <= allowed:
-        raise ValueError(f"rank {rank}: allowed are 1 to min(n_ctx, width) = {allowed}")
+    rank, largest = left_MR.shape[1], min(init_MD.shape)
+    if not 1 <= rank <= largest:
+        raise ValueError(f"rank: got {rank}; expected 1 to min(n_ctx, width) = {largest}")
     return init_MD + left_MR @ right_RD
 
 
@@ -34,15 +31,15 @@ def init_tokens(words: list[int], n_ctx: int) -> list[int]:
     """Fit the token ids of the template's words to M tokens.
 
     The last word stays next to the name: a short context keeps the end of the template, a
-    long one repeats it from the front. Nothing is drawn, so the template's text alone
-    reproduces the start and it costs no storage.
+    long one repeats it from the front. Nothing is random, so the template's text reproduces the
+    start, which costs no storage.
     """
     repeats = -(-n_ctx // len(words))
     return (words * repeats)[-n_ctx:]
 
 
 def merge(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
-    """Return the plain context `[M, D]` of a prompt's factors; none add nothing."""
+    """Return the plain context `[M, D]` of a prompt's factors, or of the template without any."""
     if not values:
         return init_MD
     if "context_MD" in values:

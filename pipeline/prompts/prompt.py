@@ -7,11 +7,9 @@
     Residual              full   16     H          arXiv 2305.03937
     QCoOp                 full   1..8   -          arXiv 2407.10704
     low-rank quantized    R      1..8   -, or H    ours
-    MaPLe, QMaPLe         full   16, 4  -          arXiv 2210.03117, with depth J: coupled.py
+    MaPLe, QMaPLe         full   16, 4  -          arXiv 2210.03117, with depth J: coupling.py
 
-The axes are free of each other; the named points are in params.yaml.
-
-Shapes: M context tokens, D text width, R rank, W image width, J prompted layers.
+The axes are independent; the named points are in params.yaml.
 """
 
 from __future__ import annotations
@@ -21,11 +19,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pipeline.prompts.config import (
-    Bits,
-    LowRankConfig,
-    PromptConfig,
-)
+from pipeline.prompts.config import Bits, LowRankConfig, PromptConfig
 from pipeline.prompts.context import merge
 from pipeline.prompts.coupling import Inputs, couple
 from pipeline.prompts.quantizer import Quantizer, quantized_bytes
@@ -33,7 +27,7 @@ from pipeline.prompts.residual import Residual
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
 
 DEEP_STD = 0.02
-"""Standard deviation at which deep text prompts start, as in MaPLe's public code."""
+"""Standard deviation of deep text prompts at their start, as in MaPLe's public code."""
 
 
 def start_left(config: LowRankConfig, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -47,17 +41,20 @@ def start_left(config: LowRankConfig, shape: tuple[int, int], generator: torch.G
 def start_coupling(
     depth: int, context_MD: Tensor, vision_width: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Draw what J = `depth` prompted layers learn beside the context, by its stored names.
+    """Draw the other factors of J = `depth` prompted layers, by their stored names.
 
     `(J - 1) M D + J W (D + 1)` scalars: deep prompts, normal(0, 0.02), and the coupling functions,
     uniform within 1 / sqrt(D) as in torch's linear layers. At J = 1 there are no deep prompts.
     """
     (n_ctx, width), bound = context_MD.shape, context_MD.shape[1] ** -0.5
+
+    def uniform(*shape: int) -> Tensor:
+        return 2 * torch.rand(*shape, generator=generator) - 1
+
     drawn = {
         "deep_JMD": DEEP_STD * torch.randn(depth - 1, n_ctx, width, generator=generator),
-        "coupling_JWD": bound
-        * (2 * torch.rand(depth, vision_width, width, generator=generator) - 1),
-        "bias_JW": bound * (2 * torch.rand(depth, vision_width, generator=generator) - 1),
+        "coupling_JWD": bound * uniform(depth, vision_width, width),
+        "bias_JW": bound * uniform(depth, vision_width),
     }
     return {name: values.to(context_MD) for name, values in drawn.items() if len(values)}
 
@@ -65,9 +62,9 @@ def start_coupling(
 class Prompt(nn.Module):
     """A trainable context: full or low rank, residual or plain, quantized or not.
 
-    Only the parameters of the reparameterization train: M D of them (full), R (M + D), or none,
-    and those of the residual network. A low-rank prompt starts exactly at the template, since its
-    right factor starts at zero.
+    Only the parameters of the reparameterization train: M D (full), R (M + D), or none, and those
+    of the residual network. A low-rank prompt starts exactly at the template, since its right
+    factor starts at zero.
     """
 
     init_MD: Tensor
@@ -80,7 +77,7 @@ class Prompt(nn.Module):
         Args:
             config: the point of the family.
             init_MD: `[M, D]` embeddings of the template's tokens.
-            seed: of all that is drawn: left factor, deep prompts, networks, dropout, noise.
+            seed: of all random numbers: left factor, deep prompts, networks, dropout, noise.
             vision_width: W, of the image tower; needed if `config.depth`.
 
         Raises:
@@ -93,7 +90,7 @@ class Prompt(nn.Module):
         self.residuals, self.quantizers = nn.ModuleDict(), nn.ModuleDict()
         self.draws = 0
         self._start(torch.Generator().manual_seed(seed), vision_width)
-        merge(self.init_MD, dict(self.factors))  # a rank that does not fit is an error now
+        merge(self.init_MD, dict(self.factors))  # raises for a rank that does not fit
 
     def _start(self, generator: torch.Generator, vision_width: int) -> None:
         config, init_MD, wide = self.config, self.init_MD, "context_MD"
@@ -134,14 +131,14 @@ class Prompt(nn.Module):
         return [*groups, {"params": rest, "share": 1.0}]
 
     def folded(self) -> dict[str, Tensor]:
-        """Return the factors with what the residual network adds, which is then not needed."""
+        """Return the factors with the output of the residual network added."""
         return {
             name: self.residuals[name](factor) if name in self.residuals else factor
             for name, factor in self.factors.items()
         }
 
     def values(self) -> dict[str, Tensor]:
-        """Return the factors folded and quantized, as the text tower is to see them."""
+        """Return the factors folded and quantized, as the text tower reads them."""
         return {
             name: self.quantizers[name](value) if name in self.quantizers else value
             for name, value in self.folded().items()
@@ -158,7 +155,7 @@ class Prompt(nn.Module):
         return self.inputs().context_MD
 
     def disturb(self, context_MD: Tensor) -> Tensor:
-        """Leave out a part of the update `[M, D]` and add noise; every call draws anew."""
+        """Drop entries of the update `[M, D]` and add noise, different ones in every call."""
         config = self.config
         if not (config.dropout or config.noise_std):
             return context_MD
@@ -177,7 +174,7 @@ class Prompt(nn.Module):
     def store(self) -> StoredPrompt:
         """Return the prompt as it is stored: codes and half-precision codebooks or values.
 
-        The residual network is folded into the factor that it stands beside, and left out.
+        The residual network is folded into its factor and not stored.
         """
         tensors = {}
         for name, value in self.folded().items():

@@ -69,10 +69,10 @@ def targets(
             yield Target(source, "all", domain, every, (domain,))
     if config.test in ("tasks", "domains"):
         others = list(tasks) if config.targets is None and config.test == "tasks" else []
-        for other in (tasks[name] for name in config.targets or others if name != source):
+        for name in (task for task in config.targets or others if task != source):
+            other = tasks[name]
             domains = tuple(other.shot_domains or other.domains)
-            labels = tuple(range(len(other.class_names)))
-            yield Target(other.name, "all", "shots", labels, domains)
+            yield Target(name, "all", "shots", tuple(range(len(other.class_names))), domains)
 
 
 def held_out_domains(features: TaskFeatures) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.core.causes import disk_problem, root_of
 from pipeline.core.disk import MIN_FREE_BYTES, check_writable
+from pipeline.core.errors import report_all
 from pipeline.core.stage import run_stage
 
 
@@ -107,6 +108,13 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         run_stage(lambda: os.kill(os.getpid(), signal.SIGINT))
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_long_lists_of_problems_are_cut() -> None:
+    report_all("nothing wrong", [])
+    with pytest.raises(ValueError, match="and 5 more") as caught:
+        report_all("title", [f"problem {i}" for i in range(25)])
+    assert str(caught.value).count("\n") == 21
 
 
 @pytest.fixture(autouse=True)

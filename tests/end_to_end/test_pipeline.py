@@ -196,6 +196,23 @@ def test_a_folder_is_predicted_by_the_champion(project: Path, finished: str) -> 
     assert set(answers["class_name"]) <= set(table["class_name"])
 
 
+@pytest.mark.parametrize("stage", ["sweep", "evaluate", "report"])
+def test_a_stage_refuses_features_of_other_settings(
+    project: Path, finished: str, stage: str
+) -> None:
+    assert finished
+    edit_params(project, features__views=3)
+    try:
+        done = run(project, sys.executable, "-m", f"stages.{stage}", check=False)
+    finally:
+        run(project, "git", "checkout", "params.yaml")
+    assert done.returncode == 1
+    error = done.stderr[done.stderr.index("error: ") :]
+    assert error.startswith("error: features are out of date; run `dvc repro features`\n")
+    assert "activities.safetensors: made with features.views 1; expected 3" in error
+    assert "Traceback" not in error
+
+
 def test_another_protocol_keeps_the_sweep_and_named_methods_are_tested(
     project: Path, finished: str
 ) -> None:

@@ -102,6 +102,13 @@ CHANGES = [
     Change("the loss", replace(FIT, "loss_SB.mean(dim=1)", "0.1 * loss_SB.mean(1)"), CODE, CODE),
     Change("the quantizer", replace(SIZES, "+ 0.5) / 2**bits", "+ 0.4) / 2**bits"), CODE, CODE),
     Change("the schedule", replace(RATES, "WARMUP_LR = 1e-5", "WARMUP_LR = 1e-3"), CODE, CODE),
+    Change(
+        "how names are tokenized",
+        append("pipeline/clip/backbone.py", "NEW = 1"),
+        CODE,
+        CODE,
+        same=True,
+    ),
     Change("a text tower's code", append(TOWER, "NEW = 1"), CODE, CODE, same=True),
     Change(
         "the image encoder's code",

@@ -172,6 +172,8 @@ def make_release(
             "task": task,
             "seed": SEED,
             "scores": scores,
+            "git_commit": "c" * 40,
+            "code": "d" * 64,
             "size_bytes": stored.size_bytes,
             "settings": {"prompt": settings.model_dump(), "train": {}},
             "class_names": list(data.class_names),

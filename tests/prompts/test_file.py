@@ -126,7 +126,7 @@ def test_the_layout_is_the_documented_one() -> None:
 def test_a_prompt_for_another_tower_is_refused_by_both_names(tmp_path: Path) -> None:
     path = tmp_path / "x.prompt"
     save_prompt(path, prompt_of("coop"), "mine", {})
-    with pytest.raises(ValueError, match=r"x\.prompt: learned for .* mine; found is other$"):
+    with pytest.raises(ValueError, match=r"x\.prompt: learned for .* mine; expected other$"):
         load_prompt(path, "other")
 
 

@@ -63,6 +63,9 @@ UNREAD = {
         "backbone.text_budget_gb": "memory of the text tower, which is not used",
         "features.workers": "share the work",
         "prepare.*": "of the manifest, which is a dependency",
+        "protocols.*.train": "only shots are read",
+        "protocols.*.test": "only shots are read",
+        "protocols.*.source": "only shots are read",
         "tasks": "one of them is the stage's item",
     },
     "sweep": {

@@ -127,7 +127,7 @@ def test_names_that_are_too_long_and_towers_that_are_too_shallow_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="class names too long for n_ctx"):
         load_inputs([TASK], config, CONTEXT_LENGTH - 3, 0)
-    with pytest.raises(ValueError, match=r"prompt\.depth 9"):
+    with pytest.raises(ValueError, match=r"prompt\.depth: got 9"):
         load_inputs([TASK], config, 4, 9)
 
 
