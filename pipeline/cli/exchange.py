@@ -99,11 +99,11 @@ def class_names(listed: str | None, prompt: Path, about: Any) -> tuple[str, ...]
     Raises:
         ValueError: if there are neither, or two are the same.
     """
-    from pipeline.serving.interop import check_class_names
+    from pipeline.serving.predictor import check_names
 
     if listed is not None:
-        return check_class_names([name.strip() for name in listed.split(",")])
+        return check_names([name.strip() for name in listed.split(",")])
     names = about.get("class_names") if isinstance(about, dict) else None
     if not isinstance(names, list):
         raise ValueError(f"{prompt}: holds no class names; give them with --classes a,b,c")
-    return check_class_names(names)
+    return check_names(names)

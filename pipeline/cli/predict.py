@@ -97,7 +97,7 @@ def load(model: str | None, prompt: Path | None) -> Predictor:
 
     params = load_params()
     if prompt is None:
-        from pipeline.registry.registry import load_predictor
+        from pipeline.registry.load import load_predictor
         from pipeline.tracking.tracker import Tracker
 
         Tracker(params.tracking, paths.STATE)  # sets the registry's address

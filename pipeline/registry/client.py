@@ -61,10 +61,10 @@ def predict(
         ValueError: if there is no such model, or naming the files that cannot be read.
         MlflowException: naming what is no picture, and wrong parameters.
     """
-    from pipeline.registry.registry import load_model  # encode_images needs no MLflow
+    from pipeline.registry.load import load_model  # encode_images needs no MLflow
 
     if not paths:
-        raise ValueError("paths: found none; allowed is at least one image")
+        raise ValueError("paths: got none; expected at least one image")
     params: dict[str, Any] = {"classes": list(classes), "candidates": candidates}
     if task is not None:
         params["task"] = task

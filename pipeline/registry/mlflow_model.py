@@ -22,7 +22,7 @@ from mlflow.types.schema import Array
 from PIL import Image
 
 from pipeline.core.code import module_file
-from pipeline.registry.release import SERVED, Release, contents, requirements
+from pipeline.registry.release import SERVED, Release, code_files, requirements
 
 
 def model_signature(default_task: str) -> ModelSignature:
@@ -59,18 +59,21 @@ def log_model(release: Release) -> ModelInfo:
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for place, path in contents(release).items():
+        files = {f"code/{place}": path for place, path in code_files().items()}
+        files |= {f"backbone/{place}": path for place, path in release.tower_files.items()}
+        for place, path in files.items():
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / place)  # MLflow refuses links
+        (folder / "prompts").mkdir()
+        for task, file in release.prompts.items():
+            (folder / "prompts" / f"{task}.prompt").write_bytes(file.data)
         (folder / "model.json").write_text(json.dumps(release.about, indent=1) + "\n")
-        parts = {"model": folder / "model.json", "prompts": folder / "prompts"}
-        if release.towers:
-            parts["backbone"] = folder / "backbone"
+        parts = ["model.json", "prompts", *(["backbone"] if release.towers else [])]
         logged: ModelInfo = mlflow.pyfunc.log_model(
             name=release.method,
             python_model=str(module_file(SERVED)),
             code_paths=[str(folder / "code" / "pipeline")],
-            artifacts={name: str(path) for name, path in parts.items()},
+            artifacts={Path(part).stem: str(folder / part) for part in parts},
             signature=model_signature(next(iter(release.prompts))),
             input_example=input_example(),
             pip_requirements=requirements(),

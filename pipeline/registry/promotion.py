@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pipeline.registry.config import Policy
 
 ALIASES = ("champion", "compact")
-"""The first is fought for; the others belong to the same sweep's choice and follow it."""
+"""Candidates compete for the first; the others belong to the same sweep's choice and follow it."""
 BENCHMARK = ("data_hash", "protocol", "tasks", "shots", "selection_seeds")
 """Tags that must be equal for two validation scores to be comparable."""
 SCORE = "validation_score"
@@ -18,9 +18,9 @@ def refusal(
 ) -> str | None:
     """Return why a version does not take `champion` from the one that holds it; None if it does.
 
-    With `better` a candidate takes the alias if nobody holds it, or if its validation score is at
-    least the holder's on the same benchmark. Scores of different benchmarks cannot be compared, so
-    the holder stays. `always` takes it whatever the scores, `never` leaves every alias alone.
+    With `better` a candidate takes the alias if no version holds it, or if its validation score is
+    at least the holder's on the same benchmark. Scores of different benchmarks cannot be compared,
+    so the holder stays. `always` takes it whatever the scores, `never` changes no alias.
 
     Args:
         policy: `register.promote`.
@@ -31,14 +31,14 @@ def refusal(
         return "register.promote is never"
     if policy == "always" or holder is None:
         return None
-    other = [name for name in BENCHMARK if candidate.get(name) != holder.get(name)]
-    if other:
-        differences = ", ".join(
-            f"{name} {candidate.get(name, 'unknown'):.40} instead of "
-            f"{holder.get(name, 'unknown'):.40}"
-            for name in other
-        )
-        return f"it was chosen on another benchmark, so scores cannot be compared ({differences})"
+    differences = [
+        f"{name} {candidate.get(name, 'unknown'):.40} instead of {holder.get(name, 'unknown'):.40}"
+        for name in BENCHMARK
+        if candidate.get(name) != holder.get(name)
+    ]
+    if differences:
+        listed = ", ".join(differences)
+        return f"it was chosen on another benchmark, so scores cannot be compared ({listed})"
     try:
         own, theirs = float(candidate[SCORE]), float(holder[SCORE])
     except (KeyError, ValueError):

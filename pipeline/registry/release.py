@@ -6,29 +6,32 @@ A release holds the prompts of all tasks of one configuration. Nothing here know
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipeline.clip.config import BackboneConfig
+from pipeline.core import paths
 from pipeline.core.code import ROOT, code_identity, import_closure, module_file
 from pipeline.core.hashes import bytes_hash, file_hash, value_hash
-from pipeline.prompts.file import load_prompt, pack_prompt
-from pipeline.registry.promotion import BENCHMARK, SCORE
+from pipeline.prompts.file import pack_prompt, unpack_prompt
+from pipeline.prompts.stored import StoredPrompt
+from pipeline.registry.promotion import ALIASES, BENCHMARK, SCORE
 from pipeline.training.records import Measurement
+from pipeline.training.results import PromptRecord, Results
 
 SERVED = "pipeline.serving.model"
 """The module that MLflow runs as the model."""
-EXEMPT = {
-    "pipeline.core.errors": "messages",
-    "pipeline.serving.calls": "checks of requests",
-    "pipeline.serving.guard": "limits of the server",
-}
+EXEMPT = {"pipeline.core.errors": "messages"}
 """Modules that travel with a model and cannot change a prediction, with the reason."""
 MAX_TAG = 5000
-"""Characters: MLflow allows more, its tables on PostgreSQL and MySQL do not."""
+"""Characters: MLflow 3.17 allows 8,000, its tables on PostgreSQL and MySQL do not."""
 REQUIREMENTS = (
     "mlflow",
     "torch",
@@ -43,6 +46,34 @@ REQUIREMENTS = (
 
 
 @dataclass(frozen=True)
+class PromptFile:
+    """A prompt's file, read once: its bytes, its values, its description."""
+
+    path: Path
+    data: bytes
+    prompt: StoredPrompt
+    record: PromptRecord
+
+
+def read_prompt(path: Path, fingerprint: str) -> PromptFile:
+    """Read a prompt that `evaluate` wrote for a backbone.
+
+    Raises:
+        ValueError: if it is missing, damaged, of another backbone, or not of `evaluate`.
+    """
+    try:
+        data = path.read_bytes()
+        prompt, about = unpack_prompt(data, fingerprint)
+        record = TypeAdapter(PromptRecord).validate_python(about)
+    except (OSError, ValidationError) as error:
+        reason = getattr(error, "strerror", "its description is not of `evaluate`")
+        raise ValueError(f"{path}: {reason}; run `dvc repro evaluate`") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return PromptFile(path, data, prompt, record)
+
+
+@dataclass(frozen=True)
 class Release:
     """What becomes one version.
 
@@ -53,7 +84,7 @@ class Release:
         trial: its number there.
         score: its validation score, in [0, 1].
         seed: of all its prompts. It must be fixed before any test image is seen.
-        prompts: the file of each task; the first task is the model's default.
+        prompts: of each task; the first task is the model's default.
         backbone: which towers the prompts are for.
         towers: the towers' folder, if they travel with the model; None names them only.
         fingerprint: of the backbone.
@@ -67,7 +98,7 @@ class Release:
     trial: int
     score: float
     seed: int
-    prompts: dict[str, Path]
+    prompts: dict[str, PromptFile]
     backbone: BackboneConfig
     towers: Path | None
     fingerprint: str
@@ -75,8 +106,18 @@ class Release:
     measured: tuple[Measurement, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check what the author of this project must give."""
+        """Refuse prompts of another method, task or seed.
+
+        Raises:
+            ValueError: naming the file.
+        """
         assert tuple(self.benchmark) == BENCHMARK, "a benchmark has its names, in their order"
+        for task, file in self.prompts.items():
+            found = file.record.method, file.record.task, file.record.seed
+            if found != (expected := (self.method, task, self.seed)):
+                raise ValueError(
+                    f"{file.path}: got {found}; expected {expected}; run `dvc repro evaluate`"
+                )
 
     @property
     def about(self) -> dict[str, Any]:
@@ -97,75 +138,94 @@ class Release:
             "benchmark": self.benchmark,
         }
 
+    @property
+    def records(self) -> list[PromptRecord]:
+        """What the prompts' files say of them."""
+        return [file.record for file in self.prompts.values()]
 
-def load_abouts(release: Release) -> dict[str, dict[str, Any]]:
-    """Return each prompt's description.
+    @property
+    def scores(self) -> dict[str, float]:
+        """Test accuracies in [0, 1] of the registered seed, mean over tasks."""
+        return {
+            name: mean(record.scores[name] for record in self.records)
+            for name in self.records[0].scores
+        }
 
-    Raises:
-        ValueError: if a file is missing, or is not of this method, task, seed and backbone.
-    """
-    abouts: dict[str, dict[str, Any]] = {}
-    for task, path in release.prompts.items():
-        _, abouts[task] = load_prompt(path, release.fingerprint)
-        found = tuple(abouts[task].get(key) for key in ("method", "task", "seed"))
-        if found != (release.method, task, release.seed):
-            raise ValueError(
-                f"{path}: found {found}; allowed is "
-                f"{(release.method, task, release.seed)}; run `dvc repro evaluate`"
-            )
-    return abouts
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a version says of itself.
 
+        `git_commit` and `code` made the prompts. `seeds` are those that the test was repeated
+        with. `size_bytes` is the learned state of one task's prompt, and `file_bytes` its whole
+        file, each the largest if they differ.
+        """
+        first = self.records[0]
+        seeds = sorted({one.seed for one in self.measured if one.seed is not None})
+        return {
+            "role": ", ".join(self.aliases) or "pareto",
+            "study": self.study,
+            "trial": str(self.trial),
+            SCORE: f"{self.score:.6f}",
+            "seed": str(self.seed),
+            "seeds": str(seeds or [self.seed]),
+            **{key: str(first.settings["prompt"][key]) for key in ("rank", "bits", "n_ctx")},
+            "size_bytes": str(max(record.size_bytes for record in self.records)),
+            "file_bytes": str(max(len(file.data) for file in self.prompts.values())),
+            **{name: f"{value:.6f}" for name, value in self.scores.items()},
+            **self.benchmark,
+            "backbone": f"{self.backbone.name} {self.backbone.pretrained or ''}".strip(),
+            "fingerprint": self.fingerprint,
+            "git_commit": first.origin.git_commit,
+            "code": first.origin.code,
+        }
 
-def version_tags(release: Release, abouts: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Return what a version says of itself.
+    @property
+    def prompt_tags(self) -> dict[str, str]:
+        """Each task's whole packed prompt as base64, where it fits into a tag.
 
-    Scores are test accuracies in [0, 1] of the registered seed, mean over tasks; `seeds` lists
-    those that the test was repeated with. `size_bytes` is the learned state of one task's prompt,
-    and `file_bytes` its whole file, each the largest if they differ.
-    """
-    first = next(iter(abouts.values()))
-    settings = first["settings"]["prompt"]
-    scores = {
-        name: f"{mean(about['scores'][name] for about in abouts.values()):.6f}"
-        for name in first["scores"]
-    }
-    seeds = sorted({one.seed for one in release.measured if one.seed is not None})
-    return {
-        "role": ", ".join(release.aliases) or "pareto",
-        "study": release.study,
-        "trial": str(release.trial),
-        SCORE: f"{release.score:.6f}",
-        "seed": str(release.seed),
-        "seeds": str(seeds or [release.seed]),
-        **{key: str(settings[key]) for key in ("rank", "bits", "n_ctx")},
-        "size_bytes": str(max(about["size_bytes"] for about in abouts.values())),
-        "file_bytes": str(max(path.stat().st_size for path in release.prompts.values())),
-        **scores,
-        **release.benchmark,
-        "backbone": f"{release.backbone.name} {release.backbone.pretrained or ''}".strip(),
-        "fingerprint": release.fingerprint,
-        "git_commit": first["git_commit"],
-        "code": first["code"],
-        **prompt_tags(release),
-    }
+        Where class names and settings make the file too long, the prompt is packed without them;
+        `unpack_prompt(base64.b64decode(tag))` restores either, bit by bit.
+        """
+        tags = {}
+        for task, file in self.prompts.items():
+            short = {"method": self.method, "task": task, "seed": self.seed}
+            for data in (file.data, pack_prompt(file.prompt, self.fingerprint, short)):
+                text = base64.b64encode(data).decode("ascii")
+                if len(text) <= MAX_TAG:
+                    tags[f"prompt.{task}"] = text
+                    break
+        return tags
 
+    @cached_property
+    def tower_files(self) -> dict[str, Path]:
+        """The files of the towers that travel, by their place below `backbone/`."""
+        folder = self.towers or Path()
+        found = sorted(folder.rglob("*")) if self.towers else []
+        places = {path.relative_to(folder): path for path in found if path.is_file()}
+        return {
+            place.as_posix(): path
+            for place, path in places.items()
+            if not any(part.startswith(".") for part in place.parts)
+        }
 
-def prompt_tags(release: Release) -> dict[str, str]:
-    """Return each task's whole packed prompt as base64, where it fits into a tag.
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of all that can change a prediction.
 
-    Where class names and settings make the file too long, the prompt is packed without them;
-    `unpack_prompt(base64.b64decode(tag))` restores either, bit by bit.
-    """
-    tags = {}
-    for task, path in release.prompts.items():
-        prompt, _ = load_prompt(path)
-        short = {"method": release.method, "task": task, "seed": release.seed}
-        for data in (path.read_bytes(), pack_prompt(prompt, release.fingerprint, short)):
-            text = base64.b64encode(data).decode("ascii")
-            if len(text) <= MAX_TAG:
-                tags[f"prompt.{task}"] = text
-                break
-    return tags
+        These are the prompts and their class names, the towers, the description, the packages,
+        and the code by meaning: an edit of a comment, or of a module in `EXEMPT`, makes no new
+        version, nor does a prompt that was trained again to the same values.
+        """
+        hashes = {
+            place: file_hash(path)
+            for place, path in self.tower_files.items()
+            if not place.endswith(".md")
+        }
+        for task, file in self.prompts.items():
+            names = {"class_names": file.record.class_names}
+            hashes[task] = bytes_hash(pack_prompt(file.prompt, self.fingerprint, names))
+        code = code_identity([SERVED], EXEMPT)
+        return value_hash([self.about, hashes, code, requirements()])
 
 
 def requirements() -> list[str]:
@@ -173,36 +233,60 @@ def requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
-def contents(release: Release) -> dict[str, Path]:
-    """Return the files that the model is made of, by their place in it."""
-    files = {f"prompts/{task}.prompt": path for task, path in release.prompts.items()}
+def code_files() -> dict[str, Path]:
+    """Return the files of the code that travels, by their place."""
+    found = {}
     for module in import_closure([SERVED]):
         file = module_file(module)
         assert file is not None, module
-        files[f"code/{file.relative_to(ROOT).as_posix()}"] = file
-    folder = release.towers
-    for path in sorted(folder.rglob("*")) if folder else []:
-        place = path.relative_to(folder or "")
-        if path.is_file() and not any(part.startswith(".") for part in place.parts):
-            files[f"backbone/{place.as_posix()}"] = path
-    return files
+        found[file.relative_to(ROOT).as_posix()] = file
+    return found
 
 
-def content_hash(release: Release) -> str:
-    """Return the SHA-256 of all that can change a prediction.
+def make_releases(
+    results: Results,
+    tasks: Sequence[str],
+    seed: int,
+    backbone: BackboneConfig,
+    towers: Path | None,
+    benchmark: dict[str, str],
+) -> list[Release]:
+    """Return what becomes a version, smallest prompt first.
 
-    These are the prompts and their class names, the towers, the description, the packages, and the
-    code by meaning: an edit of a comment, or of a module in `EXEMPT`, makes no new version, nor
-    does a prompt that was trained again to the same values.
+    Args:
+        results: of `evaluate`.
+        tasks: those that prompts were trained on.
+        seed: of the prompts.
+        backbone: which towers the prompts are for.
+        towers: the towers' folder, if they travel.
+        benchmark: what validation scores were measured on, but for the data and the protocol.
+
+    Raises:
+        ValueError: if a prompt's file is missing, damaged, or not of these results.
     """
-    hashes = {
-        place: file_hash(path)
-        for place, path in contents(release).items()
-        if place.startswith("backbone/")
-    }
-    for task, path in release.prompts.items():
-        prompt, about = load_prompt(path)
-        names = {"class_names": about.get("class_names")}
-        hashes[task] = bytes_hash(pack_prompt(prompt, release.fingerprint, names))
-    code = code_identity([SERVED], EXEMPT)
-    return value_hash([release.about, hashes, code, requirements()])
+    fingerprint = results.provenance.backbone
+    measured = [*results.measurements, *results.pareto.measurements]
+    shots = max(one.shots for one in measured)
+    known = {"data_hash": results.provenance.data_hash, "protocol": results.protocol}
+    return [
+        Release(
+            method=member.method,
+            aliases=tuple(role for role in member.roles if role in ALIASES),
+            study=results.study,
+            trial=member.trial,
+            score=member.score,
+            seed=seed,
+            prompts={
+                task: read_prompt(paths.prompt_path(member.method, task, seed), fingerprint)
+                for task in tasks
+            },
+            backbone=backbone,
+            towers=towers,
+            fingerprint=fingerprint,
+            benchmark=known | benchmark,
+            measured=tuple(
+                one for one in measured if one.method == member.method and one.shots == shots
+            ),
+        )
+        for member in results.pareto.members
+    ]

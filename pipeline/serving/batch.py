@@ -1,20 +1,20 @@
 """Predictions for many picture files: a chunk at a time, straight into a CSV or Parquet file.
 
-Shapes: n pictures of a chunk, H = W pixels.
+Shapes: H = W pixels.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import torch
 from pyarrow import parquet
@@ -25,8 +25,8 @@ from pipeline.data.decode import read_picture
 from pipeline.serving.predictor import Predictor
 
 Row = dict[str, Any]
-Write = Callable[[list[Row]], Any]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+LISTS = ("top_classes", "top_probabilities")
 SCHEMA = pa.schema(
     {
         "path": pa.string(),
@@ -47,10 +47,10 @@ def find_pictures(folder: Path) -> list[Path]:
         ValueError: if it is no folder, or holds none.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: found no folder")
+        raise ValueError(f"{folder}: not a folder")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
-        raise ValueError(f"{folder}: found no picture; allowed are {', '.join(SUFFIXES)}")
+        raise ValueError(f"{folder}: no picture in it; expected files named {', '.join(SUFFIXES)}")
     return found
 
 
@@ -80,7 +80,16 @@ def predict_files(
     predictor.embeddings(task, names)  # refuses names before any file is read
     chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
     for files, found in load_ahead(predictor, chunks, workers or os.cpu_count() or 1):
-        yield predict_chunk(predictor, files, found, task, names)
+        rows: list[Row] = [{"path": printable(path)} for path in files]
+        good = [(row, one) for row, one in zip(rows, found, strict=True) if isinstance(one, Tensor)]
+        for row, one in zip(rows, found, strict=True):
+            row["error"] = one if isinstance(one, str) else None
+        if good:
+            image_NE = predictor.encode(torch.stack([one for _, one in good]), task)
+            columns = predictor.answer(image_NE, task, names)
+            for place, (row, _) in enumerate(good):
+                row |= {name: values[place] for name, values in columns.items()}
+        yield rows
 
 
 def load_ahead(
@@ -105,27 +114,6 @@ def load_ahead(
             yield files, [future.result() for future in futures]
 
 
-def predict_chunk(
-    predictor: Predictor,
-    files: Sequence[Path],
-    found: Sequence[Tensor | str],
-    task: str,
-    names: tuple[str, ...],
-) -> list[Row]:
-    """Return a row for each file."""
-    good = [index for index, one in enumerate(found) if isinstance(one, Tensor)]
-    rows: list[Row] = [
-        {"path": printable(path), "error": one if isinstance(one, str) else None}
-        for path, one in zip(files, found, strict=True)
-    ]
-    pictures = [one for one in found if isinstance(one, Tensor)]
-    if pictures:
-        columns = predictor.answer(predictor.encode(torch.stack(pictures), task), task, names)
-        for place, index in enumerate(good):
-            rows[index] |= {name: values[place] for name, values in columns.items()}
-    return rows
-
-
 def printable(path: Path) -> str:
     """Return a path as text that every file takes, whatever bytes its name has."""
     return str(path).encode("utf-8", "backslashreplace").decode()
@@ -138,7 +126,7 @@ def check_out(path: Path) -> None:
         ValueError: naming those that are allowed.
     """
     if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"--out {path}: found {path.suffix!r}; allowed are .csv and .parquet")
+        raise ValueError(f"--out {path}: got {path.suffix!r}; expected .csv or .parquet")
 
 
 def write_rows(
@@ -148,41 +136,33 @@ def write_rows(
 
     Args:
         path: of the file.
-        suffix: .csv or .parquet.
+        suffix: .csv or .parquet, which gets a row group for each chunk.
         chunks: rows of `SCHEMA`.
         progress: called with the number of rows that were written.
     """
     problems: list[str] = []
-    with csv_writer(path) if suffix == ".csv" else parquet_writer(path) as write:
+    with ExitStack() as stack:
+        if suffix == ".parquet":
+            writer = stack.enter_context(parquet.ParquetWriter(path, SCHEMA))
+        else:
+            file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+            file.write(",".join(SCHEMA.names) + "\n")
         for rows in chunks:
             problems += [f"{row['path']}: {row['error']}" for row in rows if row["error"]]
-            write(rows)
+            if suffix == ".parquet":
+                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+            else:
+                table = pd.DataFrame(rows, columns=SCHEMA.names)
+                for name in LISTS:
+                    table[name] = table[name].map(as_json, na_action="ignore")
+                table.to_csv(file, header=False, index=False, lineterminator="\n")
             progress(len(rows))
     return problems
 
 
-@contextmanager
-def csv_writer(path: Path) -> Iterator[Write]:
-    """Give what writes rows to a CSV file."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, SCHEMA.names, lineterminator="\n")
-        writer.writeheader()
-
-        def write(rows: list[Row]) -> None:
-            for row in rows:
-                lists = {
-                    k: json.dumps(v, ensure_ascii=False) for k, v in row.items() if type(v) is list
-                }
-                writer.writerow({**row, **lists})
-
-        yield write
-
-
-@contextmanager
-def parquet_writer(path: Path) -> Iterator[Write]:
-    """Give what writes rows to a Parquet file, a row group for each call."""
-    with parquet.ParquetWriter(path, SCHEMA) as writer:
-        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+def as_json(value: object) -> str:
+    """Return JSON that people can read."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def check_all_read(problems: list[str], n_files: int) -> None:

@@ -6,7 +6,7 @@ Shapes: M context tokens, D text width, K classes, E joint embedding width.
 from __future__ import annotations
 
 import json
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.text.encoder import TextEncoder
-from pipeline.core.errors import report_all
 from pipeline.prompts.context import plain_context
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
 
@@ -30,7 +29,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Inert:
-    """Stands in for a class or function that a checkpoint names: keeps data, does nothing."""
+    """Replaces a class or function that a checkpoint names: keeps data, does nothing."""
 
     def __new__(cls, *_: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]  # never an Inert
         """Return the one type that torch's reader fills with items and with attributes."""
@@ -58,8 +57,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many kinds on damaged files, with long texts
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise ValueError(
-            f"{path}: not a readable checkpoint ({reason}); allowed is a state_dict of tensors "
-            "saved by torch.save, or .safetensors"
+            f"{path}: cannot be read ({reason}); expected a state_dict of tensors saved by "
+            "torch.save, or .safetensors"
         ) from None
 
 
@@ -86,12 +85,12 @@ def load_coop(path: Path, tower: TextEncoder, init: str) -> StoredPrompt:
     learner = {k.removeprefix(below): v for k, v in tensors.items() if k.startswith(below)}
     learner = learner or tensors
     if "ctx" not in learner:
-        raise ValueError(f"{path}: found {sorted(tensors)[:5]}; allowed is a state_dict with ctx")
+        raise ValueError(f"{path}: got {sorted(tensors)[:5]}; expected a state_dict with ctx")
     more = sorted(set(learner) - {"ctx", *UNUSED})
     if more:
         raise ValueError(
-            f"{path}: found {more[:5]} beside ctx; allowed is ctx alone, as CoOp and KgCoOp save "
-            "it (the contexts of CoCoOp and MaPLe are not all of their prompts)"
+            f"{path}: got {more[:5]} next to ctx; expected ctx alone, as CoOp and KgCoOp save it "
+            "(CoCoOp's and MaPLe's prompts are more than their contexts)"
         )
     try:
         return context_prompt(learner["ctx"], tower, init)
@@ -108,16 +107,13 @@ def context_prompt(context: Tensor, tower: TextEncoder, init: str) -> StoredProm
     longest = tower.room(1)  # a name has a token at least
     shape = tuple(context.shape)
     if len(shape) == 3:
-        raise ValueError(
-            f"found a context of its own for each of {shape[0]} classes; allowed is one for all"
-        )
+        raise ValueError(f"got a context for each of {shape[0]} classes; expected one for all")
     if len(shape) != 2 or shape[1] != tower.width or not 1 <= shape[0] <= longest:
         raise ValueError(
-            f"found shape {list(shape)}; allowed is [1 to {longest}, {tower.width}] with this "
-            "backbone"
+            f"got shape {list(shape)}; expected [1 to {longest}, {tower.width}] for this backbone"
         )
     if context.dtype not in DTYPES or context.layout != torch.strided:
-        raise ValueError(f"found {context.dtype}, {context.layout}; allowed are {DTYPES}, dense")
+        raise ValueError(f"got {context.dtype}, {context.layout}; expected {DTYPES}, dense")
     return StoredPrompt(init, shape[0], {"context_MD": StoredTensor.from_values(context)})
 
 
@@ -172,17 +168,3 @@ def save_embeddings(
     }
     tensors = {"class_embeddings": class_embeddings(prompt, text, class_names)}
     path.write_bytes(safetensors.torch.save(tensors, {"about": json.dumps(about)}))
-
-
-def check_class_names(class_names: Sequence[object]) -> tuple[str, ...]:
-    """Return class names that can be told apart.
-
-    Raises:
-        ValueError: if there is none, one is no text, or one stands twice.
-    """
-    names = tuple(name for name in class_names if isinstance(name, str) and name.strip())
-    if not names or len(names) < len(class_names):
-        raise ValueError(f"classes: found {list(class_names)!r:.200}; allowed are names")
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    report_all("classes: allowed is every name once", [repr(name) for name in repeated])
-    return names

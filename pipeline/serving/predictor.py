@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from PIL import Image
@@ -32,7 +32,6 @@ MAX_LETTERS = 100_000
 """Of all names together: tokenizers are slow with long words."""
 KEPT_CLASS_LISTS = 32
 TOP = 5
-CANDIDATES = ("all", "base", "new")
 
 
 class Predictor:
@@ -80,22 +79,19 @@ class Predictor:
         """
         task = task or self.tasks[0]
         if task not in self.prompts:
-            raise ValueError(f"task: found {task!r:.100}; allowed are {self.tasks}")
-        if candidates not in CANDIDATES:
-            raise ValueError(
-                f"candidates: found {candidates!r:.100}; allowed are {list(CANDIDATES)}"
-            )
+            raise ValueError(f"task: got {task!r:.100}; expected one of {self.tasks}")
         if classes:
-            check_classes(classes)
-            return task, tuple(classes)
+            return task, check_classes(classes)
         names = self.class_names[task]
         if not names:
-            raise ValueError(f"classes: the prompt of {task!r} names none; allowed is to name them")
+            raise ValueError(f"classes: the prompt of {task!r} has no class names; name them")
         base, new = split_base_new(range(len(names)))
-        chosen = {"all": base + new, "base": base, "new": new}[candidates]
-        if not chosen:
+        groups = {"all": base + new, "base": base, "new": new}
+        if candidates not in groups:
+            raise ValueError(f"candidates: got {candidates!r:.100}; expected one of {list(groups)}")
+        if not groups[candidates]:
             raise ValueError(f"candidates: {task!r} has no {candidates} classes")
-        return task, tuple(names[label] for label in chosen)
+        return task, tuple(names[label] for label in groups[candidates])
 
     def embeddings(self, task: str, names: tuple[str, ...]) -> Tensor:
         """Return the class embeddings `[K, E]` of a task's prompt, kept or computed.
@@ -187,32 +183,48 @@ def load_prompts(paths: Mapping[str, Path], backbone: Backbone) -> Predictor:
     prompts, class_names = {}, {}
     for task, path in paths.items():
         prompts[task], about = load_prompt(path, backbone.fingerprint)
-        names = about.get("class_names") if isinstance(about, dict) else None
-        is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        class_names[task] = list(names or []) if is_list else []
+        class_names[task] = known_classes(about)
     return Predictor(backbone, prompts, class_names)
 
 
-def check_classes(classes: Sequence[str]) -> None:
-    """Refuse class names that are empty, repeated, too long or too many.
+def known_classes(about: Any) -> list[str]:
+    """Return the class names in a prompt's description; none if there are none."""
+    names = about.get("class_names") if isinstance(about, dict) else None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return list(names or []) if is_list else []
+
+
+def check_classes(classes: Sequence[object]) -> tuple[str, ...]:
+    """Return the class names of a stranger.
 
     Raises:
-        ValueError: naming them.
+        ValueError: if they are too many, or as in `check_names`.
     """
     if len(classes) > MAX_CLASSES:
-        raise ValueError(f"classes: found {len(classes)}; allowed are {MAX_CLASSES}")
-    report_all(
-        f"classes: allowed are names of 1 to {MAX_NAME} characters",
-        [f"{name!r:.60}" for name in classes if not is_name(name)],
-    )
-    letters = sum(map(len, classes))
+        raise ValueError(f"classes: got {len(classes)} names; expected at most {MAX_CLASSES}")
+    letters = sum(map(len, names := check_names(classes)))
     if letters > MAX_LETTERS:
-        raise ValueError(f"classes: {letters} characters in all; allowed are {MAX_LETTERS}")
-    repeated = sorted(name for name, count in Counter(classes).items() if count > 1)
-    report_all("classes: allowed is every name once", [repr(name) for name in repeated])
+        raise ValueError(f"classes: got {letters} characters; expected at most {MAX_LETTERS}")
+    return names
 
 
-def is_name(name: object) -> bool:
+def check_names(names: Sequence[object]) -> tuple[str, ...]:
+    """Return class names that can be told apart and tokenized.
+
+    Raises:
+        ValueError: if there are none, or naming those that are no text, empty, too long, repeated.
+    """
+    good = tuple(name for name in names if is_name(name))
+    wrong = [f"{name!r:.60}" for name in names if not is_name(name)]
+    report_all(f"classes: expected names of 1 to {MAX_NAME} characters", wrong)
+    if not good:
+        raise ValueError("classes: got no name; expected at least one")
+    repeated = sorted(name for name, count in Counter(good).items() if count > 1)
+    report_all("classes: expected every name once", [repr(name) for name in repeated])
+    return good
+
+
+def is_name(name: object) -> TypeGuard[str]:
     """Return whether something is text that a file and a tokenizer take."""
     if not (isinstance(name, str) and name.strip() and len(name) <= MAX_NAME):
         return False
