@@ -2,16 +2,18 @@
 
 import os
 import sys
+from collections import deque
 from dataclasses import asdict
 from statistics import mean
 
 import torch
+from safetensors.torch import load_file
 from tqdm import tqdm
 
-from pipeline.clip.backbone import build_clip, load_backbone, save_clip
+from pipeline.clip.backbone import WEIGHTS, build_clip, load_backbone, save_clip
 from pipeline.clip.config import BackboneConfig
 from pipeline.clip.pretraining.card import model_card
-from pipeline.clip.pretraining.recipe import fit_clip
+from pipeline.clip.pretraining.recipe import Pretraining
 from pipeline.core import paths
 from pipeline.core.errors import run_stage
 from pipeline.core.files import write_atomic
@@ -24,6 +26,7 @@ from pipeline.training.records import TestRow
 from pipeline.training.refit import zero_shot_row
 
 RENDER_SIZE = 64
+CHECKPOINT_STEPS = 50
 
 
 def main() -> None:
@@ -34,20 +37,44 @@ def main() -> None:
         )
     params = load_params()
     config = params.pretrain
-    torch.backends.cuda.enable_flash_sdp(False)  # its backward pass is slow in bf16 on CPUs
     drawings = read_drawings(paths.DRAWINGS)
     drawings = drawings[drawings["style"].isin(config.styles)].reset_index(drop=True)
     drawings_N4HW = render_drawings(drawings["svg"].tolist(), RENDER_SIZE)
     torch.manual_seed(config.seed)
     model, tokenizer = build_clip(config.open_clip_config(), config.context_length)
-    losses: list[float] = []
-    with tqdm(total=config.steps, desc="pretrain", unit="step") as bar:
-        for loss in fit_clip(model, tokenizer, drawings, drawings_N4HW, config):
-            losses.append(loss)
-            bar.set_postfix(loss=f"{mean(losses[-50:]):.3f}", refresh=False)
-            bar.update()
+    if config.start is not None:
+        model.load_state_dict(load_file(config.start / WEIGHTS))
+    training = Pretraining(model, tokenizer, drawings, drawings_N4HW, config)
+    loss = run_steps(training)
+    training.finish()
     save_clip(paths.BACKBONE, model, config.open_clip_config())
-    write_card(params, mean(losses[-50:]))
+    write_card(params, loss)
+    paths.PRETRAIN_CHECKPOINT.unlink(missing_ok=True)
+
+
+def run_steps(training: Pretraining) -> float:
+    """Train, from the last checkpoint if there is one, and return the mean loss of the end.
+
+    A checkpoint belongs to its recipe; only the number of steps may differ, so that a run can be
+    made longer.
+    """
+    path, config = paths.PRETRAIN_CHECKPOINT, training.config
+    recipe = config.model_dump(mode="json", exclude={"steps"})
+    losses: deque[float] = deque(maxlen=50)
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        if saved["recipe"] == recipe:
+            training.load_state(saved["state"])
+            losses.extend(saved["losses"])
+    with tqdm(total=config.steps, initial=training.step, desc="pretrain", unit="step") as bar:
+        while training.step < config.steps:
+            losses.append(training.run_step())
+            bar.set_postfix(loss=f"{mean(losses):.3f}", refresh=False)
+            bar.update()
+            if training.step % CHECKPOINT_STEPS == 0:
+                content = {"recipe": recipe, "losses": list(losses), "state": training.state()}
+                write_atomic(path, lambda temporary: torch.save(content, temporary))  # noqa: B023
+    return mean(losses)
 
 
 def write_card(params: Params, loss: float) -> None:

@@ -21,7 +21,7 @@ from pipeline.clip.config import BackboneConfig
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.tower import TextTower
-from pipeline.data.config import EmojiConfig
+from pipeline.data.config import EmojiConfig, EmojiTask
 from pipeline.data.datasets.emoji import build_manifest, read_tasks
 from pipeline.data.manifest import Manifest
 from pipeline.features.config import FeaturesConfig
@@ -238,7 +238,12 @@ def drawings_path(drawings: pd.DataFrame, tmp_path_factory: pytest.TempPathFacto
 def emoji_config() -> EmojiConfig:
     """How the tiny drawings become a task."""
     return EmojiConfig(
-        template="a drawing of a {}.",
+        tasks={
+            "things": EmojiTask(
+                group="things", conditions=["negative"], template="a negative drawing of a {}."
+            )
+        },
+        max_classes=80,
         shot_styles=["flat", "round"],
         held_out_styles=["far"],
         poses={"train": 2, "val": 1, "test": 1},

@@ -22,6 +22,8 @@ STATE = checkout() / ROOT / "state"
 """What must survive between runs and belongs to no stage: the studies, the tracking database, and
 features of a task that is not encoded to its end. Experiments that DVC runs in a copy of the
 project use that of the checkout."""
+PRETRAIN_CHECKPOINT = STATE / "pretrain.pt"
+"""From which an interrupted pretraining resumes."""
 CLUSTER = ROOT / "cluster"
 """What was last seen of the state on a cluster's head."""
 EVALUATION = ROOT / "evaluate"

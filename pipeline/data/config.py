@@ -42,11 +42,22 @@ class OwnConfig(Config):
     """Of the splits that are made."""
 
 
+class EmojiTask(Config):
+    """A task: a group of emoji, shown under conditions of its own."""
+
+    group: str
+    conditions: list[str]
+    """How its pictures are changed, in this order, each a key of `conditions.CONDITIONS`."""
+    template: Template
+    """Its own zero-shot caption, written by hand."""
+
+
 class EmojiConfig(Config):
     """How the embedded drawings become a data set."""
 
-    template: str
-    """The zero-shot caption."""
+    tasks: dict[str, EmojiTask] = Field(min_length=1)
+    max_classes: int = Field(ge=3)
+    """A group with more concepts gives every second, third, ... of them."""
     shot_styles: list[str] = Field(min_length=1)
     """Drawing styles of training, validation and test pictures."""
     held_out_styles: list[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -12,6 +13,8 @@ from pipeline.core.config import Config
 class PretrainConfig(Config):
     """The recipe of the embedded backbone."""
 
+    start: Path | None
+    """A folder with the weights to start from; null: random ones."""
     styles: list[str] = Field(min_length=1)
     seed: int = Field(ge=0)
     steps: int = Field(ge=1)
@@ -19,6 +22,10 @@ class PretrainConfig(Config):
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)
+    decay: float = Field(ge=0, le=1)
+    """Share of the steps in which the learning rate falls to zero."""
+    conditions: int = Field(ge=2)
+    """How many conditions the pictures of a batch are shown under, plain being one of them."""
     image_size: int = Field(ge=16)
     patch_size: int = Field(ge=2)
     vision_width: int = Field(ge=32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,55 +17,65 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.clip.pretraining.config import PretrainConfig
-from pipeline.data.datasets.emoji import BACKGROUNDS, place_drawings, random_poses
+from pipeline.data.datasets.conditions import KINDS, NAMED, apply_conditions
+from pipeline.data.datasets.emoji import place_drawings, random_poses
 
-CAPTION_TEMPLATES = (
-    "a drawing of a {}.",
-    "a drawing of a {}.",
-    "a drawing of a {}.",
-    "a picture of a {}.",
-    "a photo of a {}.",
-    "an emoji of a {}.",
-    "an icon of a {}.",
-    "a small {}.",
-    "{}.",
-    "{}",
+NOUNS = ("drawing", "drawing", "picture", "photo", "image", "emoji", "icon")
+
+LEADS = (
+    "this is",
+    "here is",
+    "look,",
+    "now",
+    "you see",
+    "here we have",
+    "look at this:",
+    "it is just",
+    "there it is,",
+    "what you see is",
+    "on the screen is",
+    "they sent us",
+    "in this image there is",
+    "this one looks like",
+    "someone has made",
+    "we were given here",
+    "in this small image there is",
+    "what we can see here is",
+    "if you look at it, this is",
+    "as you can see here, this is",
+    "on the page in front of you is",
+    "the next one in the long row is",
 )
-"""Most captions are whole phrases, so that the words around a name mean something too."""
+"""Words without a meaning of their own: a condition can be named anywhere before the name."""
+
+WITH_LEAD = 0.5
+WITH_TAG = 0.1
+WITHOUT_FRAME = 0.15
+PAIRS = 0.3
+"""Shares of captions with a lead, with a tag for the name, of plain pictures with the bare name;
+and of the conditions of a batch that are two at once."""
 
 
-FULL_CAPTIONS = 0.2
-"""Share of full captions among the pictures whose concept a batch shows once."""
+def write_caption(name: str, tags: list[str], conditions: Sequence[str], rng: random.Random) -> str:
+    """Describe a picture by the conditions it is shown under and its name or one of its tags.
 
-STYLE_WORDS = {
-    "emojione-v1": "glossy",
-    "fluent": "shaded",
-    "fluent-flat": "modern",
-    "fxemoji": "flat",
-    "noto-v1": "soft",
-    "openmoji": "outlined",
-}
-"""What captions call a drawing style."""
-
-
-def write_caption(name: str, tags: list[str], rng: random.Random) -> str:
-    """Describe a drawing by its name or one of its tags."""
-    kind = rng.random()
-    if kind < 0.12 and tags:
-        return rng.choice(CAPTION_TEMPLATES).format(rng.choice(tags))
-    if kind < 0.20 and tags:
-        return f"{name}, {rng.choice(tags)}"
-    return rng.choice(CAPTION_TEMPLATES).format(name)
-
-
-def write_full_caption(name: str, style: str, background: int) -> str:
-    """Describe a drawing with its true style and background, in front of the name.
-
-    Where a batch shows a concept twice, only these words tell the two captions apart. So the
-    text tower learns to heed the words before a name, as CLIP heeds "a photo of a".
+    Where a batch shows a concept twice, only the conditions tell the two captions apart. So the
+    text tower learns to use the words before a name.
     """
-    colour = list(BACKGROUNDS)[background]
-    return f"a {STYLE_WORDS.get(style, style)} drawing on {colour} of a {name}."
+    subject = rng.choice(tags) if tags and rng.random() < WITH_TAG else name
+    if not conditions and rng.random() < WITHOUT_FRAME:
+        return subject
+    shown = rng.sample(list(conditions), len(conditions))  # in any order
+    words = " ".join(["a", *shown, rng.choice(NOUNS), "of a", subject])
+    lead = f"{rng.choice(LEADS)} " if rng.random() < WITH_LEAD else ""
+    return f"{lead}{words}."
+
+
+def draw_conditions(rng: random.Random) -> tuple[str, ...]:
+    """Draw one named condition, or two of different kinds."""
+    kinds = rng.sample(KINDS, 2 if rng.random() < PAIRS else 1)
+    kinds.sort(key=KINDS.index)
+    return tuple(rng.choice(list(kind)) for kind in kinds)
 
 
 def jitter_pictures(pictures_N3HW: Tensor, generator: torch.Generator) -> Tensor:
@@ -77,7 +87,7 @@ def jitter_pictures(pictures_N3HW: Tensor, generator: torch.Generator) -> Tensor
 
     Returns:
         The same shape, in [0, 255]: every picture gets a random saturation, contrast,
-        brightness and tint; about one in six is also blurred, noisy, faded or grey.
+        brightness and tint; one in 24 is noisy.
     """
     count = len(pictures_N3HW)
 
@@ -86,14 +96,12 @@ def jitter_pictures(pictures_N3HW: Tensor, generator: torch.Generator) -> Tensor
 
     grey = pictures_N3HW.mean(dim=1, keepdim=True)
     saturation = uniform(0.4, 1.6, 1, 1, 1)
-    kind = torch.randint(0, 24, (count, 1, 1, 1), generator=generator)
-    saturation = torch.where(kind == 0, 0.0, saturation)
     out = grey + saturation * (pictures_N3HW - grey)
-    contrast = torch.where(kind == 1, 0.5, uniform(0.7, 1.25, 1, 1, 1))
+    contrast = uniform(0.7, 1.25, 1, 1, 1)
     out = (out - 128) * contrast + 128 + uniform(-25, 25, 1, 1, 1) + uniform(-10, 10, 3, 1, 1)
-    out = torch.where(kind == 2, F.avg_pool2d(out, 3, stride=1, padding=1), out)
-    noise = torch.randn(out.shape, generator=generator) * 14
-    out = torch.where(kind == 3, out + noise, out)
+    noisy = torch.randint(0, 24, (count,), generator=generator) == 0
+    noise = torch.randn((int(noisy.sum()), *out.shape[1:]), generator=generator)
+    out[noisy] += noise * 14
     return out.clamp(0, 255)
 
 
@@ -105,24 +113,22 @@ def contrastive_loss(image_NE: Tensor, text_NE: Tensor, logit_scale: Tensor) -> 
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:
-    """Return the rate of a step: linear warm-up, then half a cosine down to zero."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    """Return the rate of a step: linear warm-up, a plateau, a linear decay to zero.
+
+    A run that is made longer resumes on the plateau: its steps so far remain valid.
+    """
+    decay_steps = max(1, round(config.decay * config.steps))
+    warm_up = (step + 1) / max(1, config.warmup_steps)
+    return config.lr * min(1.0, warm_up, (config.steps - step) / decay_steps)
 
 
 def used_tokens(tokenize: Callable[[list[str]], Tensor], drawings: pd.DataFrame) -> Tensor:
     """Return the sorted ids of every token that a caption can hold, `[V]`."""
     words = drawings["name"].unique().tolist()
     words += sorted({tag for tags in drawings["tags"] for tag in tags})
-    full = [
-        write_full_caption("", style, background)
-        for style in drawings["style"].unique()
-        for background in range(len(BACKGROUNDS))
-    ]
-    frames = [template.replace("{}", " ") for template in (*CAPTION_TEMPLATES, "{}, {}")]
-    used_V: Tensor = torch.unique(tokenize(words + full + frames))
+    names = [f"a {word}." for word in words]
+    frames = [f"{lead} a {' '.join(NAMED)} of a" for lead in LEADS] + [" ".join(NOUNS)]
+    used_V: Tensor = torch.unique(tokenize(words + names + frames))
     return used_V
 
 
@@ -136,7 +142,6 @@ class Batches:
         self.drawings_N4HW = drawings_N4HW
         self.rows_of = [list(rows) for rows in drawings.groupby("codepoint").indices.values()]
         self.names = drawings["name"].tolist()
-        self.styles = drawings["style"].tolist()
         self.tags = [list(tags) for tags in drawings["tags"]]
         self.config = config
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -145,103 +150,140 @@ class Batches:
     def draw(self) -> tuple[Tensor, list[str]]:
         """Return pictures `[N, 3, H, W]` in [0, 255] and one caption for each.
 
-        A quarter of the pictures show a concept for the second time, in another style if there
-        is one; both get full captions. All other concepts of the batch are distinct.
+        A batch has few conditions, plain being one, and shows each of its concepts under two of
+        them: so every caption has negatives that share its name and others that share its
+        conditions.
         """
-        n_pairs = self.config.batch_size // 4
-        n_concepts = min(self.config.batch_size - n_pairs, len(self.rows_of))
-        concepts = self.rng.sample(self.rows_of, n_concepts)
+        n_concepts = min(self.config.batch_size // 2, len(self.rows_of))
+        concepts = self.rng.sample(self.rows_of, n_concepts) * 2
         rows = [int(self.rng.choice(rows)) for rows in concepts]
-        for first, candidates in list(zip(rows, concepts, strict=True))[:n_pairs]:
-            others = [int(row) for row in candidates if row != first]
-            rows.append(self.rng.choice(others or [first]))
+        palette: list[tuple[str, ...]] = [()]
+        while len(palette) < self.config.conditions:
+            drawn = draw_conditions(self.rng)
+            palette += [drawn] if drawn not in palette else []
+        pairs = [self.rng.sample(range(len(palette)), 2) for _ in range(n_concepts)]
+        shown_N = torch.tensor([first for first, _ in pairs] + [second for _, second in pairs])
         poses = random_poses(len(rows), self.generator)
-        pictures = place_drawings(self.drawings_N4HW[rows], poses)
+        pictures = jitter_pictures(place_drawings(self.drawings_N4HW[rows], poses), self.generator)
+        for index, conditions in enumerate(palette):
+            same_n = (shown_N == index).nonzero()[:, 0]
+            pictures[same_n] = apply_conditions(pictures[same_n], conditions)
         size = (self.config.image_size, self.config.image_size)
-        pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True)
-        captions = []
-        for place, (row, background) in enumerate(
-            zip(rows, poses.background_P.tolist(), strict=True)
-        ):
-            paired = place < n_pairs or place >= n_concepts
-            if paired or self.rng.random() < FULL_CAPTIONS:
-                captions.append(write_full_caption(self.names[row], self.styles[row], background))
-            else:
-                captions.append(write_caption(self.names[row], self.tags[row], self.rng))
-        return jitter_pictures(pictures, self.generator), captions
+        pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 255)
+        captions = [
+            write_caption(self.names[row], self.tags[row], palette[index], self.rng)
+            for row, index in zip(rows, shown_N.tolist(), strict=True)
+        ]
+        return pictures, captions
 
 
-def fit_clip(
-    model: Any,
-    tokenize: Callable[[list[str]], Tensor],
-    drawings: pd.DataFrame,
-    drawings_N4HW: Tensor,
-    config: PretrainConfig,
-) -> Iterator[float]:
-    """Train an open_clip CLIP in place and yield each step's loss.
+class Pretraining:
+    """The training of an open_clip CLIP, in place, one step at a time.
 
     Only the token rows that captions use are trained; the others end as zeros, so that the
-    weights compress. Captions are cut after the longest of the batch, which changes nothing
-    in a causal tower.
+    weights compress.
     """
-    torch.manual_seed(config.seed)
-    batches = Batches(drawings, drawings_N4HW, config)
-    used_V = used_tokens(tokenize, drawings)
-    row_of = torch.zeros(model.vocab_size, dtype=torch.long)
-    row_of[used_V] = torch.arange(len(used_V))
-    full_table = model.token_embedding
-    table_VD = full_table.weight[used_V]
-    # torch leaves from_pretrained, and backward below, without types
-    model.token_embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
-        table_VD, freeze=False
-    )
-    mean, std = (
-        torch.tensor(model.visual.preprocess_cfg[key]).view(1, 3, 1, 1) * 255
-        for key in ("mean", "std")
-    )
 
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        betas=(0.9, 0.98),
-        eps=1e-6,
-    )
-    model.train()
-    for step in range(config.steps):
-        pictures, captions = batches.draw()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
-        with torch.autocast("cpu", torch.bfloat16):
-            image_NE = model.encode_image((pictures - mean) / std)
-            text_NE = encode_captions(model, tokenize(captions), row_of)
-        loss = contrastive_loss(image_NE.float(), text_NE.float(), model.logit_scale.exp())
-        optimizer.zero_grad()
+    def __init__(
+        self,
+        model: Any,
+        tokenize: Callable[[list[str]], Tensor],
+        drawings: pd.DataFrame,
+        drawings_N4HW: Tensor,
+        config: PretrainConfig,
+    ) -> None:
+        """Prepare the first step."""
+        torch.manual_seed(config.seed)
+        self.model, self.tokenize, self.config = model, tokenize, config
+        self.batches = Batches(drawings, drawings_N4HW, config)
+        self.used_V = used_tokens(tokenize, drawings)
+        self.row_of = torch.zeros(model.vocab_size, dtype=torch.long)
+        self.row_of[self.used_V] = torch.arange(len(self.used_V))
+        self.full_table = model.token_embedding
+        table_VD = self.full_table.weight[self.used_V].detach()
+        fresh_VD = torch.randn_like(table_VD) * 0.02  # words that the start does not know
+        table_VD = torch.where((table_VD == 0).all(dim=1, keepdim=True), fresh_VD, table_VD)
+        # torch leaves from_pretrained, and backward below, without types
+        model.token_embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            table_VD, freeze=False
+        )
+        self.mean, self.std = (
+            torch.tensor(model.visual.preprocess_cfg[key]).view(1, 3, 1, 1) * 255
+            for key in ("mean", "std")
+        )
+        decayed = [p for p in model.parameters() if p.ndim >= 2]
+        others = [p for p in model.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+        )
+        self.step = 0
+
+    def run_step(self) -> float:
+        """Train one step and return its loss."""
+        model = self.model.train()
+        pictures, captions = self.batches.draw()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.config)
+        image_NE = model.encode_image((pictures - self.mean) / self.std)
+        text_NE = encode_captions(model, self.tokenize(captions), self.row_of)
+        loss = contrastive_loss(image_NE, text_NE, model.logit_scale.exp())
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        self.optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
-        yield loss.item()
+        self.step += 1
+        return float(loss)
 
-    with torch.no_grad():
-        trained_VD = model.token_embedding.weight
-        model.token_embedding = full_table
-        full_table.weight.zero_()
-        full_table.weight[used_V] = trained_VD
-    model.eval()
+    def state(self) -> dict[str, Any]:
+        """Return everything that `load_state` needs to resume with the same numbers."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.batches.generator.get_state(),
+            "rng": self.batches.rng.getstate(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Resume from a state."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.generator.set_state(state["generator"])
+        self.batches.rng.setstate(state["rng"])
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give the model its whole token table back, ready for evaluation."""
+        trained_VD = self.model.token_embedding.weight
+        self.model.token_embedding = self.full_table
+        self.full_table.weight.zero_()
+        self.full_table.weight[self.used_V] = trained_VD
+        self.model.eval()
 
 
 def encode_captions(model: Any, tokens_NL: Tensor, row_of: Tensor) -> Tensor:
-    """Return `[N, E]` text features, skipping the positions after the longest caption."""
-    eos_N = tokens_NL.argmax(dim=-1)
-    length = int(eos_N.max()) + 1
-    x_NLD = model.token_embedding(row_of[tokens_NL[:, :length]])
-    x_NLD = x_NLD + model.positional_embedding[:length]
-    x_NLD = model.transformer(x_NLD, attn_mask=model.attn_mask[:length, :length])
-    text_NE: Tensor = model.ln_final(x_NLD[torch.arange(len(x_NLD)), eos_N]) @ model.text_projection
+    """Return `[N, E]` text features, skipping most positions after the ends of captions.
+
+    The shorter and the longer half of the captions are encoded apart, each cut after its own
+    longest, which changes nothing in a causal tower.
+    """
+    order_N = tokens_NL.argmax(dim=-1).argsort(stable=True)
+    halves = []
+    for tokens_nL in tokens_NL[order_N].chunk(2):
+        eos_n = tokens_nL.argmax(dim=-1)
+        length = int(eos_n.max()) + 1
+        x_nLD = model.token_embedding(row_of[tokens_nL[:, :length]])
+        x_nLD = x_nLD + model.positional_embedding[:length]
+        x_nLD = model.transformer(x_nLD, attn_mask=model.attn_mask[:length, :length])
+        halves.append(model.ln_final(x_nLD[torch.arange(len(x_nLD)), eos_n]))
+    text_NE: Tensor = torch.cat(halves)[order_N.argsort()] @ model.text_projection
     return text_NE

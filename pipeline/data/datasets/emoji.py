@@ -6,6 +6,7 @@ Shapes: N pictures, P poses, H = W pixels of a square picture.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 from pipeline.core.errors import report_all
 from pipeline.core.provenance import value_hash
 from pipeline.data.config import EmojiConfig
+from pipeline.data.datasets.conditions import CONDITIONS, apply_conditions
 from pipeline.data.manifest import SPLITS, Manifest
 
 BACKGROUNDS = {
@@ -157,30 +159,38 @@ def read_tasks(
 ) -> dict[str, pd.DataFrame]:
     """Return the drawings of some tasks, each with its label; of all tasks without `tasks`.
 
-    A task is a group of emoji. Its classes are the concepts that every style of the config draws,
-    in code point order; so the first half of them can serve as base classes.
+    Classes are the concepts of the task's group that every style of the config draws, in code
+    point order; so the first half of them can serve as base classes. A group with more than
+    `max_classes` gives every k-th concept, with the smallest k that suffices.
 
     Raises:
-        ValueError: if a task or a style does not exist.
+        ValueError: if a task, a group, a condition or a style does not exist.
     """
     drawings = read_drawings(path)
     styles = [*config.shot_styles, *config.held_out_styles]
-    tasks = sorted(set(drawings["group"])) if tasks is None else tasks
+    tasks = list(config.tasks) if tasks is None else tasks
+    described = [config.tasks[task] for task in tasks if task in config.tasks]
+    groups = [task.group for task in described]
+    conditions = [condition for task in described for condition in task.conditions]
+    known = {column: set(drawings[column]) for column in ("group", "style")}
     problems = [
-        f"{key} {unknown}: allowed are {sorted(set(drawings[column]))}"
-        for key, wanted, column in (
-            ("tasks", tasks, "group"),
-            ("prepare.emoji styles", styles, "style"),
+        f"{key} {unknown}: got unknown names; expected some of {sorted(allowed)}"
+        for key, wanted, allowed in (
+            ("tasks", tasks, set(config.tasks)),
+            ("prepare.emoji.tasks: groups", groups, known["group"]),
+            ("prepare.emoji.tasks: conditions", conditions, set(CONDITIONS)),
+            ("prepare.emoji styles", styles, known["style"]),
         )
-        if (unknown := sorted(set(wanted) - set(drawings[column])))
+        if (unknown := sorted(set(wanted) - allowed))
     ]
     report_all("params.yaml: not among the drawings", problems)
     drawings = drawings[drawings["style"].isin(styles)]
     found = {}
     for task in tasks:
-        rows = drawings[drawings["group"] == task]
+        rows = drawings[drawings["group"] == config.tasks[task].group]
         complete = rows.groupby("codepoint")["style"].nunique() == len(set(styles))
         concepts = sorted(complete.index[complete])
+        concepts = concepts[:: max(1, math.ceil(len(concepts) / config.max_classes))]
         rows = rows[rows["codepoint"].isin(concepts)]
         label_of = {concept: label for label, concept in enumerate(concepts)}
         found[task] = rows.assign(label=rows["codepoint"].map(label_of)).sort_values(
@@ -202,7 +212,11 @@ def find(path: Path, config: EmojiConfig, tasks: Sequence[str]) -> dict[str, str
 
 
 def build_manifest(task: str, drawings: pd.DataFrame, config: EmojiConfig) -> Manifest:
-    """Rasterise a task: every drawing in the fixed poses of the splits that its style serves."""
+    """Rasterise a task: every drawing in the fixed poses of the splits that its style serves.
+
+    All pictures are shown under the task's conditions.
+    """
+    about = config.tasks[task]
     drawings_N4HW = torch.from_numpy(
         np.stack([render_drawing(svg, config.image_size) for svg in drawings["svg"]])
     )
@@ -214,7 +228,9 @@ def build_manifest(task: str, drawings: pd.DataFrame, config: EmojiConfig) -> Ma
         serving = np.flatnonzero(~held_out if split != "test" else np.ones_like(held_out))
         for pose in range(count):
             same = poses[torch.full((len(serving),), pose)]
-            pictures_N3HW = place_drawings(drawings_N4HW[serving], same)
+            pictures_N3HW = apply_conditions(
+                place_drawings(drawings_N4HW[serving], same), about.conditions
+            )
             with ThreadPoolExecutor() as pool:
                 encoded = list(pool.map(encode_png, pictures_N3HW))
             for index, png in zip(serving, encoded, strict=True):
@@ -230,4 +246,5 @@ def build_manifest(task: str, drawings: pd.DataFrame, config: EmojiConfig) -> Ma
                         "split": split,
                     }
                 )
-    return Manifest(task, config.template, pd.DataFrame(rows), notes={"source": "emoji"})
+    notes = {"source": "emoji", "conditions": about.conditions}
+    return Manifest(task, about.template, pd.DataFrame(rows), notes=notes)
