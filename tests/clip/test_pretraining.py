@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,25 @@ from torch.nn import functional as F
 from pipeline.clip.backbone import build_clip
 from pipeline.clip.pretraining.config import PretrainConfig
 from pipeline.clip.pretraining.recipe import (
-    STYLE_WORDS,
     Batches,
+    Pretraining,
     contrastive_loss,
+    draw_conditions,
     encode_captions,
-    fit_clip,
     jitter_pictures,
     learning_rate,
     used_tokens,
     write_caption,
-    write_full_caption,
 )
-from pipeline.data.datasets.emoji import BACKGROUNDS, render_drawing
-from tests.conftest import COLOURS, STYLES
+from pipeline.data.datasets.conditions import KINDS, NAMED, UNNAMED
+from pipeline.data.datasets.emoji import render_drawing
+from tests.conftest import COLOURS
 
 
 def config(**changed: Any) -> PretrainConfig:
     """Return a tiny recipe."""
     plain = {
+        "start": None,
         "styles": ["flat"],
         "seed": 1,
         "steps": 3,
@@ -39,6 +41,8 @@ def config(**changed: Any) -> PretrainConfig:
         "lr": 0.003,
         "weight_decay": 0.1,
         "warmup_steps": 1,
+        "decay": 0.5,
+        "conditions": 3,
         "image_size": 32,
         "patch_size": 16,
         "vision_width": 64,
@@ -56,12 +60,20 @@ def pixels(drawings: pd.DataFrame) -> torch.Tensor:
     return torch.from_numpy(np.stack([render_drawing(svg, 32) for svg in drawings["svg"]]))
 
 
-def fit(drawings: pd.DataFrame, pixels: torch.Tensor, **changed: Any) -> tuple[Any, list[float]]:
-    """Return the trained model and its losses."""
+def start(drawings: pd.DataFrame, pixels: torch.Tensor, **changed: Any) -> Pretraining:
+    """Return a training before its first step."""
     recipe = config(**changed)
     torch.manual_seed(0)
     model, tokenizer = build_clip(recipe.open_clip_config(), recipe.context_length)
-    return model, list(fit_clip(model, tokenizer, drawings, pixels, recipe))
+    return Pretraining(model, tokenizer, drawings, pixels, recipe)
+
+
+def fit(drawings: pd.DataFrame, pixels: torch.Tensor, **changed: Any) -> tuple[Any, list[float]]:
+    """Return the trained model and its losses."""
+    training = start(drawings, pixels, **changed)
+    losses = [training.run_step() for _ in range(training.config.steps)]
+    training.finish()
+    return training.model, losses
 
 
 def test_the_same_seed_gives_the_same_weights(drawings: pd.DataFrame, pixels: torch.Tensor) -> None:
@@ -114,19 +126,51 @@ def test_cut_captions_equal_the_models_own_path(
         torch.testing.assert_close(found, model.encode_text(tokens_NL), rtol=1e-4, atol=1e-5)
 
 
-def test_a_quarter_of_a_batch_shows_a_concept_again(
+def test_a_batch_shows_every_concept_under_two_conditions(
     drawings: pd.DataFrame, pixels: torch.Tensor
 ) -> None:
     batches = Batches(drawings.assign(tags=[[]] * len(drawings)), pixels, config(batch_size=8))
-    for _ in range(5):
+    for _ in range(10):
         pictures, captions = batches.draw()
         assert pictures.shape == (8, 3, 32, 32)
         colours = [next(c for c in COLOURS if f"{c} thing" in caption) for caption in captions]
-        assert len(set(colours[:6])) == 6
-        assert colours[6:] == colours[:2]
-        for again, first in zip(captions[6:], captions[:2], strict=True):
-            styles = {next(s for s in STYLES if f" {s} " in text) for text in (again, first)}
-            assert len(styles) == 2
+        assert len(set(colours[:4])) == 4
+        assert colours[4:] == colours[:4]
+        shown = [named_in(caption) for caption in captions]
+        assert all(first != again for first, again in zip(shown[:4], shown[4:], strict=True))
+        assert len(set(shown)) <= 3
+
+
+def test_a_resumed_training_gives_the_same_weights(
+    drawings: pd.DataFrame, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    whole = start(drawings, pixels, steps=4)
+    losses = [whole.run_step() for _ in range(4)]
+    first = start(drawings, pixels, steps=4)
+    first.run_step()
+    first.run_step()
+    torch.save(first.state(), tmp_path / "state.pt")
+    resumed = start(drawings, pixels, steps=4)
+    resumed.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [resumed.run_step() for _ in range(2)] == losses[2:]
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, whole.model.state_dict()[name]), name
+
+
+def test_words_that_the_start_does_not_know_begin_at_random(
+    drawings: pd.DataFrame, pixels: torch.Tensor
+) -> None:
+    recipe = config()
+    model, tokenizer = build_clip(recipe.open_clip_config(), recipe.context_length)
+    known = tokenizer.encode("red thing")
+    weight_VD = model.token_embedding.weight.data
+    kept_VD = weight_VD[known].clone()
+    weight_VD.zero_()
+    weight_VD[known] = kept_VD
+    training = Pretraining(model, tokenizer, drawings, pixels, recipe)
+    table_VD = training.model.token_embedding.weight
+    assert torch.equal(table_VD[training.row_of[known]], kept_VD)
+    assert table_VD.any(dim=1).all()
 
 
 def test_contrastive_loss_is_the_mean_of_both_directions() -> None:
@@ -138,11 +182,11 @@ def test_contrastive_loss_is_the_mean_of_both_directions() -> None:
     torch.testing.assert_close(found, (rows + columns) / 2)
 
 
-def test_the_rate_warms_up_then_falls_to_zero() -> None:
-    recipe = config(steps=100, warmup_steps=10)
+def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
+    recipe = config(steps=100, warmup_steps=10, decay=0.4)
     rates = [learning_rate(step, recipe) / recipe.lr for step in range(101)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert rates[10] == pytest.approx(1.0)
+    assert rates[10:61] == pytest.approx([1.0] * 51)
     assert rates[100] == pytest.approx(0.0)
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
 
@@ -158,15 +202,40 @@ def test_jitter_keeps_pictures_in_range_and_follows_its_generator() -> None:
     assert first.max() <= 255
 
 
-def test_full_captions_tell_style_background_and_name() -> None:
-    for background, colour in enumerate(BACKGROUNDS):
-        caption = write_full_caption("cat", "openmoji", background)
-        assert caption == f"a {STYLE_WORDS['openmoji']} drawing on {colour} of a cat."
+def named_in(caption: str) -> frozenset[str]:
+    """Return the named conditions that a caption names."""
+    return frozenset(caption.replace(".", " ").split()) & frozenset(NAMED)
 
 
-def test_short_captions_tell_the_name_or_a_tag() -> None:
+def test_captions_name_every_condition_in_front_of_the_name() -> None:
     rng = random.Random(0)
-    captions = [write_caption("cat", ["pet"], rng) for _ in range(200)]
+    for _ in range(300):
+        conditions = draw_conditions(rng)
+        before, name, after = write_caption("cat", [], conditions, rng).partition("cat")
+        assert named_in(before) == set(conditions)
+        assert (name, after) == ("cat", ".")
+
+
+def test_captions_of_plain_pictures_name_no_condition() -> None:
+    rng = random.Random(0)
+    captions = [write_caption("cat", ["pet"], (), rng) for _ in range(300)]
     assert all("cat" in caption or "pet" in caption for caption in captions)
-    assert sum("cat" in caption for caption in captions) > 150
-    assert all("cat" in write_caption("cat", [], rng) for _ in range(50))
+    assert sum("cat" in caption for caption in captions) > 200
+    assert not any(named_in(caption) for caption in captions)
+
+
+def test_drawn_conditions_are_named_and_of_different_kinds() -> None:
+    rng = random.Random(0)
+    drawn = {draw_conditions(rng) for _ in range(2000)}
+    assert {condition for conditions in drawn for condition in conditions} == set(NAMED)
+    for conditions in drawn:
+        kinds = [next(i for i, k in enumerate(KINDS) if one in k) for one in conditions]
+        assert kinds == sorted(set(kinds))
+
+
+def test_captions_never_hold_a_word_of_an_unnamed_condition(
+    drawings: pd.DataFrame, pixels: torch.Tensor
+) -> None:
+    batches = Batches(drawings, pixels, config(batch_size=8))
+    words = {w for _ in range(40) for text in batches.draw()[1] for w in text.strip(".").split()}
+    assert not words & {word for condition in UNNAMED for word in condition.split()} - set(COLOURS)

@@ -1,13 +1,15 @@
 """The embedded pictures: the same every time, and no picture twice across splits."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from pipeline.data.config import EmojiConfig
+from pipeline.data.config import EmojiConfig, EmojiTask
 from pipeline.data.datasets.emoji import (
     BACKGROUNDS,
     Poses,
@@ -81,9 +83,41 @@ def test_classes_are_the_concepts_that_every_style_draws(
 
 def test_unknown_tasks_and_styles_are_named(drawings_path: Path, emoji_config: EmojiConfig) -> None:
     wrong = emoji_config.model_copy(update={"held_out_styles": ["oil"]})
-    with pytest.raises(ValueError, match=r"tasks \['pets'\]: allowed are \['things'\]") as caught:
+    with pytest.raises(ValueError, match=r"tasks \['pets'\]: .*\['things'\]") as caught:
         find(drawings_path, wrong, ["pets"])
-    assert "prepare.emoji styles ['oil']: allowed are ['far'," in str(caught.value)
+    assert "prepare.emoji styles ['oil']: got unknown names; expected some of ['far'," in str(
+        caught.value
+    )
+    task = EmojiTask(group="toys", conditions=["melted"], template="a {}.")
+    wrong = emoji_config.model_copy(update={"tasks": {"toys": task}})
+    with pytest.raises(ValueError, match=r"groups \['toys'\]") as caught:
+        find(drawings_path, wrong, ["toys"])
+    assert "conditions ['melted']" in str(caught.value)
+
+
+def test_a_large_group_gives_every_kth_concept(
+    drawings_path: Path, emoji_config: EmojiConfig
+) -> None:
+    fewer = emoji_config.model_copy(update={"max_classes": 3})
+    task = read_tasks(drawings_path, fewer)["things"]
+    assert sorted(task["codepoint"].unique()) == ["0000", "0002", "0004"]
+    assert sorted(task["label"].unique()) == [0, 1, 2]
+
+
+def test_a_task_shows_its_pictures_under_its_conditions(
+    manifest: Manifest, drawings_path: Path, emoji_config: EmojiConfig
+) -> None:
+    plain = emoji_config.tasks["things"].model_copy(update={"conditions": []})
+    config = emoji_config.model_copy(update={"tasks": {"things": plain}})
+    drawings = read_tasks(drawings_path, config)["things"]
+    rows = build_manifest("things", drawings, config).rows
+    shown, without = (
+        np.asarray(Image.open(io.BytesIO(one.iloc[0]["image"]["bytes"])))
+        for one in (manifest.rows, rows)
+    )
+    np.testing.assert_allclose(shown.astype(int), 255 - without.astype(int), atol=1)
+    assert manifest.template == emoji_config.tasks["things"].template
+    assert manifest.notes["conditions"] == ["negative"]
 
 
 def test_a_file_without_drawings_is_an_error(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ class Pretraining:
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
         self.step += 1
-        return float(loss)
+        return float(loss.detach())
 
     def state(self) -> dict[str, Any]:
         """Return everything that `load_state` needs to resume with the same numbers."""
