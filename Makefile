@@ -1,20 +1,20 @@
-# Loqua. `make help` lists the targets; every one sets up what it needs.
+# `make help` lists the targets. Each one sets up the environment first, if needed.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 DASHBOARD_PORT ?= 8080
-# Columns that `make compare` leaves out: files, other methods, the rest of the champion's numbers.
+# Columns that `make compare` hides: files, other methods, the rest of the champion's numbers.
 UNCOMPARED := Created|Executor|(pipeline|stages|artifacts|data)/|(zero_shot|coop|compact|pareto[^.]*)\.|[a-z_]+\.(base$$|new$$|.*(held_out|spread|/))
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CLUSTER ?= cluster/machines.yaml
 STAGES ?= evaluate
 
 .PHONY: help environment repro check test test-browser test-cluster test-experiments test-faults lint format \
-  bench bench-features bench-scale bench-serving bench-tracking schedules ablations pretrain ui dashboard compare \
+  bench bench-features bench-scale bench-serving bench-tracking schedules ablations pretrain ui serve dashboard compare \
   mlflow-server cluster-up cluster-submit cluster-send cluster-fetch cluster-down clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -22,93 +22,96 @@ $(READY): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-environment: $(READY) ## set up .venv and nothing else
+environment: $(READY) ## set up .venv, and nothing else
 
-repro: $(READY) ## run the whole pipeline (what changed of it)
+repro: $(READY) ## run the pipeline: every stage whose inputs changed
 	$(RUN) dvc repro
 
 test: $(READY) ## run the tests, two files at a time
 	$(RUN) pytest -n 2 --dist loadfile
 
-test-browser: $(READY) ## look at the report and the MLflow UI with Chromium (pictures in artifacts/screenshots)
+test-browser: $(READY) ## test the report and the MLflow UI in Chromium; screenshots in artifacts/screenshots
 	$(RUN) pytest -m browser tests/browser
 
-test-cluster: $(READY) ## run a sweep on three hosts made on this machine (root; ten minutes)
-	$(RUN) pytest -m cluster tests/cluster
+test-cluster: $(READY) ## test a sweep on three hosts made on this machine (needs root; ten minutes)
+	$(RUN) pytest -m cluster tests/hosts
 
-test-experiments: $(READY) ## run DVC's experiments for real, queued and in place (minutes)
+test-experiments: $(READY) ## test DVC's experiments, queued and in place (minutes)
 	$(RUN) pytest -m experiments
 
-test-faults: $(READY) ## kill workers, nodes and drivers, fill disks, interrupt: all for real
+test-faults: $(READY) ## test real faults: killed workers, nodes and drivers, full disks
 	$(RUN) pytest -m faults
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types and imports
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) lint-imports
 
-check: lint test ## everything that CI checks
+check: lint test ## run lint and test, as CI does
 
-format: $(READY) ## put the code into shape
+format: $(READY) ## format the code
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-bench: $(READY) ## measure speed and memory into bench/results.json (15 quiet minutes)
+bench: $(READY) ## measure speed and memory; writes bench/results.json (15 quiet minutes)
 	$(RUN) dvc repro -q features
 	$(RUN) python -m bench
 
-bench-features: $(READY) ## measure encoding from files into bench/features.json (half an hour)
+bench-features: $(READY) ## measure encoding; writes bench/features.json (half an hour)
 	$(RUN) python -m bench.features
 
-bench-scale: $(READY) ## measure the controller as trials grow into bench/scale.json (15 quiet minutes)
+bench-scale: $(READY) ## measure the controller; writes bench/scale.json (15 quiet minutes)
 	$(RUN) python -m bench.scale
 
-bench-serving: $(READY) ## measure serving into bench/serving.json (ten quiet minutes)
+bench-serving: $(READY) ## measure serving; writes bench/serving.json (ten quiet minutes)
 	$(RUN) python -m bench.serving
 
-bench-tracking: $(READY) ## measure what recording a sweep costs into bench/tracking.json (ten minutes)
+bench-tracking: $(READY) ## measure recording; writes bench/tracking.json (ten minutes)
 	$(RUN) python -m bench.tracking
 
-schedules: $(READY) ## measure fast against CoOp's schedule into docs/schedules.md (hours; resumes)
+schedules: $(READY) ## compare the schedules; writes docs/schedules.md (hours; resumes)
 	$(RUN) dvc repro -q features
 	$(RUN) python -m bench.schedules
 
-ablations: $(READY) ## ask the papers' questions again into docs/ablations.md (an hour; resumes)
+ablations: $(READY) ## repeat the papers' ablations; writes docs/ablations.md (an hour; resumes)
 	$(RUN) dvc repro -q features
 	$(RUN) python -m bench.ablations
 
-pretrain: $(READY) ## rebuild the embedded backbone from its drawings (about 40 minutes)
+pretrain: $(READY) ## train the embedded backbone again (about 40 minutes)
 	$(RUN) dvc unfreeze pretrain
 	$(RUN) dvc repro --single-item --force pretrain; status=$$?; $(RUN) dvc freeze pretrain; exit $$status
 
 ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
-	$(RUN) python -m stages.ui
+	$(RUN) loqua ui
 
-dashboard: $(READY) ## open the studies in Optuna's dashboard (DASHBOARD_PORT, 8080)
-	@test -f artifacts/state/optuna.db || { echo "error: no study yet; make repro makes one" >&2; exit 1; }
+serve: $(READY) ## serve a model over HTTP (MODEL=models:/NAME@ALIAS; default: the champion)
+	$(RUN) loqua serve $(MODEL)
+
+dashboard: $(READY) ## open the studies in Optuna's dashboard (DASHBOARD_PORT=8080)
+	@test -f artifacts/state/optuna.db || { echo "error: no study yet; run make repro first" >&2; exit 1; }
 	$(RUN) optuna-dashboard --host 127.0.0.1 --port $(DASHBOARD_PORT) sqlite:///artifacts/state/optuna.db
 
-compare: $(READY) ## show DVC's experiments side by side: what was changed, and how the champion does
+compare: $(READY) ## compare DVC's experiments: what changed, and the champion's numbers
 	$(RUN) dvc exp show --no-pager --only-changed --drop '$(UNCOMPARED)'
 
-mlflow-server: $(READY) ## serve runs and models from PostgreSQL on http://127.0.0.1:5000 (docs/tracking.md)
-	$(RUN) python -m stages.server $(OPTIONS)
+mlflow-server: $(READY) ## serve runs and models from PostgreSQL on http://127.0.0.1:5000
+	$(RUN) loqua server $(OPTIONS)
 
 cluster-up: $(READY) ## start the machines of CLUSTER=cluster/machines.yaml
-	$(RUN) python -m stages.cluster up $(CLUSTER)
+	$(RUN) loqua cluster up --cluster $(CLUSTER)
 
-cluster-submit: $(READY) ## run STAGES=evaluate on them; what they make comes back
-	$(RUN) python -m stages.cluster submit $(CLUSTER) $(STAGES)
+cluster-submit: $(READY) ## run STAGES=evaluate there, and fetch the results
+	$(RUN) loqua cluster submit --cluster $(CLUSTER) $(STAGES)
 
-cluster-send: $(READY) ## send the project alone, for `ray job submit` (docs/cluster.md)
-	$(RUN) python -m stages.cluster send $(CLUSTER)
+cluster-send: $(READY) ## send the project there, and run nothing
+	$(RUN) loqua cluster send --cluster $(CLUSTER)
 
-cluster-fetch: $(READY) ## bring back what a run left there that went on without you
-	$(RUN) python -m stages.cluster fetch $(CLUSTER)
+cluster-fetch: $(READY) ## fetch the results of runs there
+	$(RUN) loqua cluster fetch --cluster $(CLUSTER)
 
-cluster-down: $(READY) ## stop them
-	$(RUN) python -m stages.cluster down $(CLUSTER)
+cluster-down: $(READY) ## stop the machines
+	$(RUN) loqua cluster down --cluster $(CLUSTER)
 
-clean: ## remove everything that the pipeline made, the environment excepted
+clean: ## remove everything that the pipeline made, except the environment
 	rm -rf $(filter-out artifacts/pretrain,$(wildcard artifacts/*)) .dvc/cache .dvc/tmp

@@ -30,7 +30,7 @@ from pipeline.data.sampling import split_base_new
 from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
 from pipeline.features.task import TaskFeatures
-from pipeline.params import apply_settings, load_params
+from pipeline.params import load_params
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.task_run import Point, TaskRun
 
@@ -58,7 +58,7 @@ class Unit:
     @property
     def key(self) -> str:
         """Its name in the results: another configuration has another name."""
-        prompt, train = apply_settings(load_params(), dict(self.settings))
+        prompt, train = load_params().resolver.resolve(dict(self.settings))
         plain = (
             config.model_dump(mode="json", exclude_defaults=True) for config in (prompt, train)
         )
@@ -167,7 +167,7 @@ def swept_settings() -> list[Settings]:
     found: list[Settings] = []
     while len(found) < SWEPT:
         drawn = {name: axis.draw(rng) for name, axis in params.sweep.space.items()}
-        if apply_settings(params, drawn)[0].infeasible() is None:
+        if params.resolver.problem(drawn) is None:
             found.append(drawn)
     return found
 
@@ -222,7 +222,7 @@ def load_task(task: str, deep: bool) -> tuple[TaskFeatures, TextSide]:
 
 def measure_unit(unit: Unit) -> Results:
     """Train a unit and return what was measured, by seed; accuracies in [0, 1]."""
-    prompt, train = apply_settings(load_params(), dict(unit.settings))
+    prompt, train = load_params().resolver.resolve(dict(unit.settings))
     features, text = load_task(unit.task, prompt.depth > 0)
     base, new = split_base_new(range(len(features.class_names)))
     if unit.protocol == "select":

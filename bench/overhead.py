@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from pipeline.clip.backbone import load_backbone
 from pipeline.core import paths
 from pipeline.features.files import load_features
-from pipeline.params import apply_settings, expand, load_params
+from pipeline.params import load_params
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import cluster
 from pipeline.sweep.study import Search
@@ -33,8 +32,7 @@ def load_job() -> SweepJob:
     names = [name for task in tasks for name in task.class_names]
     text = load_backbone(params.backbone.on_cpu()).text_side(params.prompt.init, names)
     sweep = params.sweep.model_copy(update={"n_trials": N_TRIALS, "cpus_per_trial": 1})
-    resolve, complete = partial(apply_settings, params), partial(expand, params)
-    return SweepJob(text, tasks, resolve, complete, sweep)
+    return SweepJob(text, tasks, params.resolver.resolve, params.resolver.expand, sweep)
 
 
 @dataclass

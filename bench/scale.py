@@ -31,7 +31,7 @@ from rich.table import Table
 import stages.sweep
 from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
-from pipeline.params import Params, apply_settings, expand, load_params
+from pipeline.params import load_params
 from pipeline.prompts.config import PromptConfig
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import cluster
@@ -40,6 +40,7 @@ from pipeline.sweep.trainable import SweepJob, TrialActor
 from pipeline.tracking.recorder import Tally
 from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
+from pipeline.training.settings import Resolver
 
 RESULTS = Path("bench/scale.json")
 TASKS = 7
@@ -88,11 +89,11 @@ class NoTrial:
         return values
 
 
-def resolve(params: Params, settings: dict[str, Any]) -> tuple[PromptConfig, TrainConfig]:
+def resolve(resolver: Resolver, settings: dict[str, Any]) -> tuple[PromptConfig, TrainConfig]:
     """Turn settings into a configuration as the stage does; in a worker, train nothing."""
     if ray.get_runtime_context().get_actor_id() is not None:
         sys.modules[TrialActor.__module__].Trial = NoTrial  # type: ignore[attr-defined]  # a patch
-    return apply_settings(params, settings)
+    return resolver.resolve(settings)
 
 
 class NoLog:
@@ -173,7 +174,7 @@ def run(n_trials: int) -> tuple[Clock, dict[str, float]]:
     sweep = params.sweep.model_copy(update=changes)
     params = params.model_copy(update={"train": train, "sweep": sweep})
     text: Any = NoText()
-    job = SweepJob(text, [], partial(resolve, params), partial(expand, params), sweep)
+    job = SweepJob(text, [], partial(resolve, params.resolver), params.resolver.expand, sweep)
     with tempfile.TemporaryDirectory(prefix="loqua-scale-") as name:
         folder, clock = Path(name), Clock()
         with cluster():

@@ -20,7 +20,7 @@ from pipeline.clip.backbone import load_backbone
 from pipeline.core import paths
 from pipeline.data.sampling import split_base_new
 from pipeline.features.files import load_features
-from pipeline.params import apply_settings, load_params
+from pipeline.params import load_params
 from pipeline.training.task_run import Point, TaskRun
 
 RESULTS = Path("bench/schedules.json")
@@ -71,7 +71,7 @@ def settings_of(unit: Unit) -> dict[str, Any]:
 def measure_unit(unit: Unit) -> dict[str, Any]:
     """Train one unit; return the accuracies of every seed after every round."""
     params = load_params()
-    prompt, train = apply_settings(params, settings_of(unit))
+    prompt, train = params.resolver.resolve(settings_of(unit))
     features = load_features(paths.features_path(unit.task))
     text = load_backbone(params.backbone.on_cpu()).text_side(prompt.init, features.class_names)
     halves = split_base_new(range(len(features.class_names)))

@@ -158,7 +158,7 @@ def http_figures(address: str, pictures: list[bytes], calls: int) -> dict[str, f
 
 
 def folder_rate(model_uri: str, pictures: list[bytes], count: int, folder: Path) -> float:
-    """Return images per second of `stages.predict`'s way, from files to rows."""
+    """Return images per second of `loqua predict`, from files to rows."""
     predictor = load_predictor(model_uri)
     task, names = predictor.choose()
     paths = [folder / f"{i}.jpg" for i in range(count)]

@@ -17,13 +17,13 @@ from pipeline.data.manifest import load_manifest
 from pipeline.data.sampling import Draws
 from pipeline.features.extract import encode_task
 from pipeline.features.files import save_features
-from pipeline.params import chosen_task, load_params
+from pipeline.params import load_params
 
 
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    task = chosen_task(params, sys.argv[1:])
+    task = params.task(sys.argv[1:])
     path = paths.manifest_path(task)
     manifest = load_manifest(path, root=params.prepare.root)
     backbone = load_backbone(params.backbone)

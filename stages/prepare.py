@@ -10,13 +10,13 @@ from pipeline.core.errors import run_stage
 from pipeline.core.files import save_json, write_atomic
 from pipeline.data.manifest import save_manifest
 from pipeline.data.sources import build_source
-from pipeline.params import chosen_task, load_params
+from pipeline.params import load_params
 
 
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    task = chosen_task(params, sys.argv[1:])
+    task = params.task(sys.argv[1:])
     manifest = build_source(params.prepare, task)
     write_atomic(
         paths.manifest_path(task),

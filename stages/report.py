@@ -12,15 +12,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.clip.backbone import load_backbone
 from pipeline.core import paths
 from pipeline.core.errors import run_stage
 from pipeline.core.files import clear_folder, load_json, save_json, write_atomic
 from pipeline.data.decode import read_picture
 from pipeline.data.manifest import Manifest, load_manifest
-from pipeline.features.files import load_features
-from pipeline.features.loader import with_pictures
-from pipeline.params import Params, is_method, load_params
+from pipeline.params import Params, load_params
 from pipeline.prompts.file import load_prompt
 from pipeline.report.charts import live_charts, script
 from pipeline.report.examples import Example, ExampleGroup, group, predict, thumbnail
@@ -45,9 +42,10 @@ from pipeline.report.tables import (
 from pipeline.sweep.importance import importances
 from pipeline.sweep.selection import choose_champion
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.inputs import load_inputs
 from pipeline.training.protocols import targets, trained_tasks
 from pipeline.training.records import Measurement, TrialRecord
-from pipeline.training.refit import TaskData
+from pipeline.training.results import TaskData
 
 console = Console(highlight=False)
 
@@ -96,7 +94,7 @@ def named_trials(params: Params, trials: Mapping[str, Any]) -> dict[str, int]:
     """Return the best trial's number of every named method that the sweep tried."""
     records = [TrialRecord(**own) for own in trials["trials"]]
     found = {
-        name: [trial for trial in records if is_method(params, trial.settings, name)]
+        name: [trial for trial in records if params.resolver.is_method(trial.settings, name)]
         for name in params.methods
     }
     return {name: choose_champion(own).number for name, own in found.items() if own}
@@ -104,22 +102,20 @@ def named_trials(params: Params, trials: Mapping[str, Any]) -> dict[str, int]:
 
 def example_groups(params: Params) -> list[ExampleGroup]:
     """Return predictions of the champion on its first task, its first seed."""
-    chosen = params.protocols[params.protocol]
+    chosen = params.tested_by
     task, seed = trained_tasks(chosen, params.tasks)[0], params.evaluate.seeds[0]
-    backbone = load_backbone(params.backbone.on_cpu())
-    prompt, _ = load_prompt(paths.prompt_path("champion", task, seed), backbone.fingerprint)
+    path = paths.prompt_path("champion", task, seed)
+    prompt, _ = load_prompt(path)
+    coupling = prompt.tensors.get("coupling_JWD")
+    depth = coupling.shape[0] if coupling else 0
+    inputs = load_inputs([task], params.inputs._replace(init=prompt.init), prompt.n_ctx, depth)
+    load_prompt(path, inputs.backbone.fingerprint)  # refuses a prompt of another backbone
     manifest = load_manifest(paths.manifest_path(task), root=params.prepare.root)
-    features = load_features(paths.features_path(task))
-    deep = "coupling_JWD" in prompt.tensors
-    if deep:
-        features = with_pictures(features, backbone, manifest, params.features)
-    text = backbone.text_side(prompt.init, features.class_names, with_vision=deep)
-    captions = [features.template.format(name) for name in features.class_names]
-    caption_KE = backbone.encode_captions(captions).cpu()
+    features, caption_KE = inputs.tasks[task], inputs.captions_KE(task)
     found = []
     for target in targets(chosen, task, {task: features}):
         if target.task == task and target.domain == "shots":
-            said = predict(text, features, prompt, caption_KE, target)
+            said = predict(inputs.text, features, prompt, caption_KE, target)
             found.append(group(target, said, lambda one: with_picture(one, manifest)))
     return found
 

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.clip.backbone import load_backbone
 from pipeline.core import paths
+from pipeline.core.config import flatten
 from pipeline.core.disk import check_writable
 from pipeline.core.errors import run_stage
-from pipeline.core.files import save_json
+from pipeline.core.files import save_json, save_record
 from pipeline.core.locks import exclusive
 from pipeline.core.provenance import checkout_id, git_commit, value_hash, versions
 from pipeline.core.workspace import is_copy
-from pipeline.data.manifest import load_manifest
-from pipeline.features.files import load_features
-from pipeline.features.loader import with_pictures
-from pipeline.params import (
-    Params,
-    apply_settings,
-    deepest,
-    expand,
-    flatten,
-    is_method,
-    load_params,
-)
+from pipeline.params import Params, load_params
 from pipeline.sweep.driver import run_sweep
 from pipeline.sweep.ray_cluster import check_resources, cluster, cluster_resources
 from pipeline.sweep.selection import choose_per_task, choose_winners, pareto_front
@@ -39,7 +28,8 @@ from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob
 from pipeline.tracking.recorder import Ended, SweepLog, Tally, sweep_log
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.records import FailedTrial, TrialRecord
+from pipeline.training.inputs import load_inputs
+from pipeline.training.records import FailedTrial, TrialRecord, Winners
 from pipeline.training.trial import check_splits
 from pipeline.training.validation import check_validation
 
@@ -89,37 +79,15 @@ def load_job(params: Params) -> tuple[SweepJob, Study]:
         ValueError: if a cache file is damaged or stale, a class name is too long, or a task has
             no images to train on or to select with.
     """
-    tasks = [load_features(paths.features_path(task)) for task in params.sweep.tasks]
-    backbone = load_backbone(params.backbone.on_cpu())
-    for task in tasks:
-        if task.fingerprint != backbone.fingerprint:
-            raise ValueError(
-                f"{paths.features_path(task.name)}: made by another backbone "
-                f"than {params.backbone.name}; run `dvc repro features`"
-            )
-    check_splits(tasks, ("train",))
     sweep = params.sweep
+    space = {name: axis.ends for name, axis in sweep.space.items()}
+    n_ctx, depth = (params.resolver.largest(f"prompt.{key}", space) for key in ("n_ctx", "depth"))
+    inputs = load_inputs(sweep.tasks, params.inputs, n_ctx, depth)
+    tasks = list(inputs.tasks.values())
+    check_splits(tasks, ("train",))
     check_validation(tasks, sweep.shots, sweep.seeds, sweep.validation)
-    names = [name for task in tasks for name in task.class_names]
-    depth = deepest(params)
-    text = backbone.text_side(params.prompt.init, names, with_vision=depth > 0)
-    text.check_depth(depth)
-    if depth:
-        manifests = [
-            load_manifest(paths.manifest_path(task.name), root=params.prepare.root)
-            for task in tasks
-        ]
-        tasks = [
-            with_pictures(task, backbone, manifest, params.features)
-            for task, manifest in zip(tasks, manifests, strict=True)
-        ]
-    axis = params.sweep.space.get("prompt.n_ctx")
-    longest = max(int(value) for value in axis.ends) if axis else params.prompt.n_ctx
-    text.check_names(longest)
-    resolve, complete = partial(apply_settings, params), partial(expand, params)
-    job = SweepJob(text, tasks, resolve, complete, params.sweep)
-    data_hash = value_hash([task.data_hash for task in tasks])
-    return job, identify(params, data_hash, backbone.fingerprint)
+    job = SweepJob(inputs.text, tasks, params.resolver.resolve, params.resolver.expand, sweep)
+    return job, identify(params, inputs.data_hash, inputs.backbone.fingerprint)
 
 
 def main() -> None:
@@ -265,22 +233,11 @@ def save_results(
     within = params.evaluate.compact_within
 
     def is_coop(record: TrialRecord) -> bool:
-        return is_method(params, record.settings, "coop")
+        return params.resolver.is_method(record.settings, "coop")
 
     winners = choose_winners(records, within, is_coop)
     per_task = choose_per_task(records, within, is_coop)
-    save_json(
-        paths.WINNERS,
-        {
-            "study": study.name,
-            "winners": {role: asdict(record) for role, record in winners.items()},
-            "pareto": [asdict(record) for record in pareto_front(records)],
-            "per_task": {
-                role: {task: asdict(record) for task, record in own.items()}
-                for role, own in per_task.items()
-            },
-        },
-    )
+    save_record(paths.WINNERS, Winners(study.name, winners, pareto_front(records), per_task))
 
 
 if __name__ == "__main__":

@@ -75,4 +75,4 @@ def attend(
         for x in (query_SNQD, key_SNXD, value_SNXD)
     )
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return torch.unflatten(out.transpose(1, 2).flatten(2), 0, query_SNQD.shape[:2])
+    return out.transpose(1, 2).reshape(query_SNQD.shape)

@@ -40,7 +40,9 @@ class FrozenLinear(nn.Module):
             weight_OI, bias_O = self._prepare(dtype)
             with torch.autocast(device, enabled=False):
                 return F.linear(x_XI.to(dtype), weight_OI, bias_O)
-        if device == "cpu" and PACKS and self.weight_OI.dtype == torch.float32:
+        # torch 2.14 cannot export oneDNN's packed product, which has no kernel on meta tensors.
+        packs = PACKS and not torch.compiler.is_exporting()
+        if device == "cpu" and packs and self.weight_OI.dtype == torch.float32:
             packed: Tensor = _PackedLinear.apply(x_XI, *self._prepare("packed"), self.bias_O)
             return packed
         return F.linear(x_XI, self.weight_OI, self.bias_O)

@@ -109,7 +109,9 @@ class VisionTower(nn.Module):
         the precision of the weights, under autocast too.
         """
         patches_NWL = self.conv1(pictures_N3HW).flatten(2)
-        class_N1W = self.class_embedding.expand(len(pictures_N3HW), 1, -1)
+        class_N1W = self.class_embedding.expand(
+            pictures_N3HW.shape[0], 1, -1
+        )  # len() would fix N in an export
         x_NLW = torch.cat([class_N1W, patches_NWL.transpose(1, 2)], dim=1)
         token_NLW: Tensor = self.ln_pre(x_NLW + self.positional_embedding)
         return token_NLW
@@ -138,13 +140,17 @@ class VisionTower(nn.Module):
             )
         n_chunks = -(-n_images // self.images_per_chunk(n_replicas, n_ctx))
         if n_chunks <= 1:
-            return self._encode(token_SBLW, prompt_SJMW)
+            return self.encode_at_once(token_SBLW, prompt_SJMW)
         parts = token_SBLW.chunk(n_chunks, dim=1)
         if not torch.is_grad_enabled():
-            return torch.cat([self._encode(part, prompt_SJMW) for part in parts], dim=1)
+            return torch.cat([self.encode_at_once(part, prompt_SJMW) for part in parts], dim=1)
         chunks = [
             checkpoint(
-                self._encode, part, prompt_SJMW, use_reentrant=False, preserve_rng_state=False
+                self.encode_at_once,
+                part,
+                prompt_SJMW,
+                use_reentrant=False,
+                preserve_rng_state=False,
             )
             for part in parts
         ]
@@ -159,7 +165,8 @@ class VisionTower(nn.Module):
         per_image = 4 * FLOATS_PER_POSITION * self.width * (self.n_tokens + n_ctx) * n_blocks
         return max(1, self.budget_bytes // (per_image * n_replicas))
 
-    def _encode(self, token_SBLW: Tensor, prompt_SJMW: Tensor) -> Tensor:
+    def encode_at_once(self, token_SBLW: Tensor, prompt_SJMW: Tensor) -> Tensor:
+        """Do what `forward` does, without chunks."""
         first_S1MW = self.ln_pre(prompt_SJMW[:, 0])[:, None]
         first_SBMW = first_S1MW.expand(-1, token_SBLW.shape[1], -1, -1)
         x_SBXW = torch.cat([token_SBLW, first_SBMW], dim=2)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 """The folder that `pipeline` is in."""
@@ -33,8 +34,9 @@ def imported(module: str) -> frozenset[str]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            names += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
     parts = [name.split(".") for name in (module, *names)]
     around = {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
     own = module.partition(".")[0]
@@ -59,23 +61,29 @@ def import_closure(modules: Iterable[str]) -> list[str]:
 
 
 def meaning(source: str) -> str:
-    """Return source code in a normal form: without comments, docstrings and formatting."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            kept = [part for part in body if not _is_text(part)]
-            node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])  # type: ignore[attr-defined]
-    return ast.unparse(ast.fix_missing_locations(tree))
+    """Return source code in a normal form: without comments, docstrings and formatting.
+
+    Equal forms mean equal code. The form is that of the syntax tree without empty fields, so that
+    a version of Python that adds a field to its trees changes no form.
+    """
+    return repr(_form(ast.parse(source)))
 
 
-def _is_text(node: ast.AST) -> bool:
-    """Return whether a statement is a string alone, which does nothing: documentation."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+def _form(node: Any) -> Any:
+    """Return a part of a syntax tree as lists, names and constants."""
+    if isinstance(node, list):
+        return [_form(part) for part in node if not _does_nothing(part)]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [(name, _form(part)) for name, part in ast.iter_fields(node)]
+    return [type(node).__name__, *(field for field in fields if field[1] not in (None, []))]
+
+
+def _does_nothing(node: Any) -> bool:
+    """Return whether a statement is `pass`, or a string alone, which is documentation."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return isinstance(node.value.value, str)
+    return isinstance(node, ast.Pass)
 
 
 def code_identity(modules: Iterable[str]) -> str:

@@ -7,7 +7,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.core.config import describe
+
+T = TypeVar("T")
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -34,10 +40,27 @@ def load_json(path: Path) -> Any:
     Raises:
         ValueError: if the file is missing or damaged.
     """
+    return load_record(path, object)
+
+
+def save_record(path: Path, record: Any) -> None:
+    """Write a dataclass as JSON."""
+    save_json(path, TypeAdapter(type(record)).dump_python(record, mode="json"))
+
+
+def load_record(path: Path, kind: type[T]) -> T:
+    """Read a dataclass that `save_record` wrote.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or of another kind.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable ({error}); `dvc repro` makes it anew") from None
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except OSError as error:
+        reason = str(error.strerror)
+    except ValidationError as error:
+        reason = "; ".join(describe(error)[:3])
+    raise ValueError(f"{path}: cannot be read ({reason}); `dvc repro` writes it again")
 
 
 def clear_folder(path: Path) -> Path:

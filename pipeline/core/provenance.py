@@ -6,11 +6,14 @@ import hashlib
 import json
 import secrets
 import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import paths
+from pipeline.core.code import code_identity
 from pipeline.core.files import write_atomic
 
 PACKAGES = ("torch", "open_clip_torch", "ray", "optuna", "mlflow", "dvc", "numpy")
@@ -24,6 +27,24 @@ def git_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which code made a result.
+
+    Attributes:
+        git_commit: see `git_commit`.
+        code: identity by meaning of the modules that made it; see `core.code.code_identity`.
+    """
+
+    git_commit: str
+    code: str
+
+
+def origin(modules: Iterable[str]) -> Origin:
+    """Return the origin of what these modules, and all that they import, are about to make."""
+    return Origin(git_commit(), code_identity(modules))
 
 
 def versions() -> dict[str, str]:

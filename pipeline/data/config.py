@@ -24,22 +24,20 @@ class Shares(Config):
     @model_validator(mode="after")
     def _whole(self) -> Shares:
         if abs(self.train + self.val + self.test - 1) > 1e-6:
-            raise ValueError(
-                f"found {self.train} + {self.val} + {self.test}; allowed is a sum of 1"
-            )
+            raise ValueError(f"got {self.train} + {self.val} + {self.test}; expected a sum of 1")
         return self
 
 
 class OwnConfig(Config):
-    """How own pictures become tasks, wherever they lie."""
+    """How own pictures become tasks, in folders or tables."""
 
     root: DataRoot
-    """The folder in which the tasks lie."""
+    """The folder of the tasks."""
     template: Template
     """The zero-shot caption."""
     shares: Shares
     seed: int = Field(ge=0)
-    """Of the splits that are made."""
+    """Of the splits that are made here."""
 
 
 class EmojiTask(Config):
@@ -69,22 +67,22 @@ class EmojiConfig(Config):
 
 
 class CoopConfig(Config):
-    """Where the benchmark's data lie."""
+    """Where the benchmark's data are."""
 
     root: DataRoot
-    """CoOp's `$DATA`: holds one folder per data set."""
+    """CoOp's `$DATA`, with one folder per data set."""
     download: bool
-    """Whether images that are missing are downloaded, where torchvision can do it."""
+    """Whether missing images are downloaded, where torchvision can do it."""
     seed: int = Field(ge=0)
-    """Of the splits that are made where a split file is missing."""
+    """Of the splits that are made here where a split file is missing."""
 
 
 class FolderConfig(OwnConfig):
-    """Where own pictures lie in folders: `root` holds one folder per task."""
+    """Own pictures in folders: `root` holds one folder per task."""
 
 
 class Columns(Config):
-    """What a table calls its columns."""
+    """The names of a table's columns."""
 
     image: str
     class_name: str
@@ -94,7 +92,7 @@ class Columns(Config):
 
 
 class TableConfig(OwnConfig):
-    """Where tables of own pictures lie, and how they become tasks."""
+    """Own pictures in tables."""
 
     columns: Columns
     class_names: dict[str, list[str]]

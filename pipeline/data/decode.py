@@ -1,6 +1,6 @@
-"""Encoded pictures become upright RGB, or an error that says why not.
+"""Decode pictures into upright RGB, or say why that is impossible.
 
-Training and the registered model decode here, so that a picture has the same features in both.
+Training and the registered model share this code, so that a picture has the same features in both.
 
 | in the file | becomes |
 |---|---|
@@ -34,17 +34,17 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by its EXIF orientation."""
+"""The operation that makes a picture upright, by its EXIF orientation."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is decoded at all.
+    """The pictures that are accepted.
 
     Attributes:
-        formats: names of Pillow's; others are not even tried (some run other programs).
+        formats: Pillow's names; others are not even tried (some run other programs).
         max_bytes: of the encoded picture.
-        max_pixels: counted before any is decoded: a small file can unfold to gigabytes.
+        max_pixels: checked before decoding: a small file can expand to gigabytes.
         max_aspect: long side over short side: the short one is scaled to the model's size, the
             long one with it.
     """
@@ -61,14 +61,14 @@ LIMITS = Limits(
     max_pixels=2**30 // 12,
     max_aspect=100,
 )
-"""Of training: 256 MB, and 89 million pixels, from where on Pillow suspects a bomb."""
+"""Of training: 256 MB, and the 89 million pixels above which Pillow suspects a bomb."""
 
 
 def read_picture(source: bytes | str | Path, limits: Limits = LIMITS) -> Image.Image:
     """Decode a picture, given as bytes or as the path of a file; see `decode_picture`.
 
     Raises:
-        ValueError: why there is no picture, without the path.
+        ValueError: the reason, without the path.
     """
     if isinstance(source, bytes):
         return decode_picture(source, limits)
@@ -81,19 +81,19 @@ def read_picture(source: bytes | str | Path, limits: Limits = LIMITS) -> Image.I
 
 
 def decode_picture(data: bytes, limits: Limits = LIMITS) -> Image.Image:
-    """Decode a picture into upright RGB, as the table of this module says.
+    """Decode a picture into upright RGB; see this module's table.
 
     Raises:
-        ValueError: if it is no picture of the allowed formats, damaged, truncated or too large.
+        ValueError: if it is of no accepted format, damaged, truncated or too large.
     """
     if len(data) > limits.max_bytes:
-        raise ValueError(f"more than {limits.max_bytes} bytes; allowed are {limits.max_bytes}")
+        raise ValueError(f"more than {limits.max_bytes} bytes")
     try:
         picture = Image.open(io.BytesIO(data), formats=limits.formats)
     except Exception as error:  # Pillow raises many kinds on damaged files
         detail = f" ({error})" if isinstance(error, Image.DecompressionBombError) else ""
         raise ValueError(
-            f"{len(data)} bytes that are no readable image{detail}; allowed are "
+            f"got {len(data)} bytes, no readable image{detail}; expected one of "
             f"{', '.join(limits.formats)}"
         ) from None
     check_size(picture, limits)
@@ -112,16 +112,16 @@ def check_size(picture: Image.Image, limits: Limits) -> None:
     """
     short, long = sorted(picture.size)
     if short * long > limits.max_pixels:
-        raise ValueError(f"{short * long} pixels; allowed are {limits.max_pixels}")
+        raise ValueError(f"got {short * long} pixels; expected at most {limits.max_pixels}")
     if long > limits.max_aspect * short:
         raise ValueError(
-            f"{picture.width} x {picture.height} pixels; allowed is a long side of "
-            f"at most {limits.max_aspect} times the short one"
+            f"got {picture.width} x {picture.height} pixels; expected a long side of at most "
+            f"{limits.max_aspect} times the short one"
         )
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """Return a decoded picture as upright RGB; one that is that already stays itself.
+    """Return a decoded picture as upright RGB; itself if it is that already.
 
     Raises:
         ValueError: if its numbers have no known meaning as colours.
@@ -135,7 +135,7 @@ def orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation; 1, upright, if there is none or it cannot be read."""
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow raises many kinds on damaged EXIF; the pixels are whole
+    except Exception:  # Pillow raises many kinds on damaged EXIF; the pixels are intact
         return 1
     return found if isinstance(found, int) else 1
 
@@ -147,11 +147,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         ValueError: if its numbers have no known meaning as colours.
     """
     if picture.mode in ("I", "F"):
-        raise ValueError("32 bits a channel, without a known white; allowed are 8 and 16")
+        raise ValueError("got 32 bits per channel, which have no known white; expected 8 or 16")
     if picture.mode.startswith("I;16"):
         picture = high_byte(picture)
     elif picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
-        picture = ImageChops.invert(picture)  # Pillow takes every JPEG for Adobe's, inverted
+        picture = ImageChops.invert(picture)  # Pillow reads every JPEG as Adobe's, inverted
     if picture.has_transparency_data:
         picture = on_white(picture.convert("RGBA"))
     return picture if picture.mode == "RGB" else picture.convert("RGB")

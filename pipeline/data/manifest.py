@@ -8,14 +8,14 @@
 | domain | string | where the picture comes from, for instance a drawing style |
 | split | string | train, val or test |
 
-A path is relative to the root of the data's source, so that a manifest is the same wherever the
-data lie. The table's metadata holds the task's name, its zero-shot template, the splits that it
-has, and notes.
+A path is relative to the root of the data's source, so that a manifest does not depend on where the
+data are. The table's metadata holds the task's name, its zero-shot template, its splits, and notes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 TEST_ONLY = ("test",)
 SPLITS = ("train", "val", "test")
 ONE_DOMAIN = "all"
-"""The domain of every image where nothing tells domains apart."""
+"""The domain of every image of data without domains."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Manifest:
         name: of the task.
         template: the zero-shot caption.
         rows: one per image.
-        splits: those that it has. Without `val`, a sweep takes training images that it does not
-            train on; `TEST_ONLY` is a target of transfer from another task.
-        notes: how it came about, a JSON object; `comparable: false` where published numbers of
-            the same name were measured on other images, with the `reason`.
+        splits: those that it has. Without `val`, a sweep validates on training images that it
+            does not train on; `TEST_ONLY` is a target of transfer from another task.
+        notes: its origin, a JSON object; `comparable: false` where published numbers of the same
+            name were measured on other images, with the `reason`.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Manifest:
     @property
     def counts(self) -> dict[str, int]:
         """How many images each of its splits has."""
-        found = self.rows["split"].value_counts()
-        return {split: int(found.get(split, 0)) for split in self.splits}
+        counts = self.rows["split"].value_counts()
+        return {split: int(counts.get(split, 0)) for split in self.splits}
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What it says of itself, a JSON object; with every image's split if one was made here."""
+        """Its content as JSON; with every image's split if splits were made here."""
         about = {
             "name": self.name,
             "template": self.template,
@@ -101,7 +101,7 @@ class Manifest:
 
     @property
     def remarks(self) -> list[str]:
-        """What people should know of it, a line each."""
+        """What the user should know about it, one line each."""
         lines = []
         if not self.notes.get("comparable", True):
             lines.append(f"not comparable with published results: {self.notes['reason']}")
@@ -115,7 +115,7 @@ class Manifest:
 
     @property
     def images(self) -> pa.ChunkedArray:
-        """The images as Arrow keeps them: a million paths take 100 MB, and workers share them."""
+        """The images as an Arrow array: a million paths take 100 MB, which workers share."""
         images = pa.array(self.rows["image"], type=IMAGE)
         return images if isinstance(images, pa.ChunkedArray) else pa.chunked_array([images])
 
@@ -126,9 +126,8 @@ class Manifest:
     def chosen_rows(self, draws: Draws | None, without: Collection[int] = ()) -> np.ndarray:
         """Return the rows that are encoded, ascending.
 
-        These are all validation and test images, since all of them are measured, and of the
-        training images those that some draw gives, or all without draws. Rows in `without` take
-        part in nothing, as if they were not there.
+        These are all validation and test images, since all of them are measured, and the training
+        images that some draw contains, or all without draws. Rows in `without` are ignored.
         """
         usable = np.ones(len(self.rows), dtype=bool)
         usable[list(without)] = False
@@ -146,14 +145,14 @@ class Manifest:
 
 
 def check_manifest(manifest: Manifest, root: Path = Path()) -> None:
-    """Refuse a manifest that would fail later: all its problems in one ValueError.
+    """Refuse a manifest that would fail later, with all its problems in one error.
 
     Args:
         manifest: as it was built.
         root: where relative paths of images start.
 
     Raises:
-        ValueError: on splits that it should not have, labels that are not 0 to K - 1, labels with
+        ValueError: on unexpected splits, labels that are not 0 to K - 1, labels with
             several names, images that do not exist, and, for each split that it should have,
             classes without an image there; of validation images only base classes need any. With
             training images, also on fewer than 3 classes.
@@ -161,17 +160,15 @@ def check_manifest(manifest: Manifest, root: Path = Path()) -> None:
     rows, problems = manifest.rows, []
     unknown = sorted(set(rows["split"]) - set(manifest.splits))
     if unknown:
-        problems.append(f"split {unknown}: allowed are {list(manifest.splits)}")
+        problems.append(f"got splits {unknown}; expected {list(manifest.splits)}")
     labels = sorted(set(rows["label"]))
     if labels != list(range(len(labels))):
-        problems.append(f"labels {labels[:5]}...: allowed are 0 to {len(labels) - 1}, all of them")
+        problems.append(f"got labels {labels[:5]}...; expected all of 0 to {len(labels) - 1}")
     for label, names in rows.groupby("label")["class_name"]:
         if len(set(names)) > 1 or not str(names.iloc[0]).strip():
-            problems.append(f"label {label}: class names {sorted(set(names))}, allowed is one")
+            problems.append(f"label {label}: got class names {sorted(set(names))}; expected one")
     if len(labels) < 3 and "train" in manifest.splits:
-        problems.append(
-            f"{len(labels)} class(es): allowed are 3 or more, to train, select and test"
-        )
+        problems.append(f"got {len(labels)} class(es); expected 3 or more")
     name_of = dict(zip(labels, manifest.class_names, strict=True))
     needed = {"train": labels, "val": split_base_new(labels)[0], "test": labels}
     for split in manifest.splits:
@@ -182,10 +179,11 @@ def check_manifest(manifest: Manifest, root: Path = Path()) -> None:
             if label not in present
         ]
     for image in rows["image"]:
-        if image["bytes"] is None and not (image["path"] and (root / image["path"]).is_file()):
-            problems.append(f"image {image['path']}: no such file")
-        elif image["bytes"] == b"":
-            problems.append(f"image {image['path']}: 0 bytes")
+        data, path = image["bytes"], image["path"]
+        if data is None and not (path and os.path.isfile(root / path)):
+            problems.append(f"image {path}: no such file")
+        elif data == b"":
+            problems.append(f"image {path}: 0 bytes")
     report_all(f"task {manifest.name}: {len(problems)} problem(s)", problems)
 
 
@@ -204,7 +202,7 @@ def save_manifest(path: Path, manifest: Manifest, root: Path = Path()) -> None:
 
 
 def load_manifest(path: Path, with_images: bool = True, root: Path = Path()) -> Manifest:
-    """Read a manifest; the paths of its images are put behind `root`, so that they can be opened.
+    """Read a manifest; the paths of its images are joined to `root`, so that they can be opened.
 
     Raises:
         ValueError: if the file is missing, damaged, or not a manifest.
@@ -223,7 +221,7 @@ def load_manifest(path: Path, with_images: bool = True, root: Path = Path()) -> 
 
 
 def under_root(table: pa.Table, root: Path) -> pa.Table:
-    """Return a table whose images' paths can be opened; one that is at hand keeps its name."""
+    """Join the paths of a table's images to `root`; an image with bytes keeps its path."""
     place, chunks = table.schema.get_field_index("image"), []
     for images in table.column(place).chunks:
         content, path = images.field("bytes"), images.field("path")

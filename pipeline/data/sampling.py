@@ -15,7 +15,7 @@ def split_base_new(labels: Sequence[int]) -> tuple[list[int], list[int]]:
     """Split labels into base, the first ceil(K / 2) of the sorted ones, and new, the rest.
 
     The rule of CoCoOp (arXiv 2203.05557). Applied once more to the base classes it gives the
-    classes of a selection run: half of them train, the other half stand in for new classes.
+    classes of a selection run: half of them train, the other half play the new classes.
     """
     ordered = sorted(set(labels))
     half = -(-len(ordered) // 2)
@@ -51,14 +51,14 @@ def draw_train_val(
 def draw_train_rest(
     train_labels: Sequence[int], shots: int, seed: int
 ) -> tuple[list[int], list[int]]:
-    """Draw a seed's training images, and validation images from what it leaves of them.
+    """Draw a seed's training images, and validation images from the rest.
 
     For data sets without validation images, such as ImageNet, whose published test images must
-    not choose anything. Train is drawn as by `draw_train_val`; the same stream goes on.
+    not select anything. Train is drawn as by `draw_train_val`, validation from the same stream.
 
     Returns:
-        Positions in `train_labels`, both; they share none. A class whose images are all drawn to
-        train has no validation image.
+        Positions in `train_labels`, both, without overlap. A class whose images are all drawn for
+        training has no validation image.
     """
     rng = random.Random(seed)
     train = draw_shots(train_labels, shots, rng)
@@ -89,7 +89,7 @@ def draw_shots(labels: Sequence[int], shots: int, rng: random.Random) -> list[in
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws that a task's training images serve.
+    """The draws that take place from a task's training images.
 
     Attributes:
         seeds: of all draws.
@@ -104,7 +104,7 @@ class Draws:
     def union(self, labels: Sequence[int], has_val: bool = True) -> list[int]:
         """Return every position that some seed draws, ascending; see `draw_shots`.
 
-        Without validation images (`has_val`) these are drawn too; see `draw_train_rest`.
+        Without a validation split (`has_val`) its substitute is included; see `draw_train_rest`.
         """
         drawn = [
             draw_shots(labels, shots, random.Random(seed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,11 @@ class FeaturesConfig(Config):
     seed: int = Field(ge=0)
     on_bad_image: Literal["strict", "lenient"] = "strict"
     """Whether images that cannot be read are errors, all in one, or left out and listed."""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What changes features; JSON. Not `workers`: they only share the work."""
+        return self.model_dump(mode="json", exclude={"workers"})
 
     @property
     def n_workers(self) -> int:

@@ -86,7 +86,7 @@ def encode_task(
     order_X = flat(kept_X2).argsort()
     index_X = order_X[np.searchsorted(flat(kept_X2), flat(wanted_X2), sorter=order_X)]
     features_XE = torch.cat(parts)[torch.from_numpy(index_X)]
-    return assemble(backbone, manifest, data_hash, config.views, features_XE, chosen_N, bad)
+    return assemble(backbone, manifest, data_hash, config, features_XE, chosen_N, bad)
 
 
 def flat(place_X2: np.ndarray) -> np.ndarray:
@@ -168,7 +168,7 @@ def assemble(
     backbone: Backbone,
     manifest: Manifest,
     data_hash: str,
-    views: int,
+    config: FeaturesConfig,
     features_XE: Tensor,
     row_N: np.ndarray,
     bad: dict[int, str],
@@ -179,14 +179,14 @@ def assemble(
         backbone: that made the features.
         manifest: the task.
         data_hash: of the manifest.
-        views: how many crops each training image has.
+        config: of the encoding; each training image has `config.views` crops.
         features_XE: all images plain, then the training images once for each crop.
         row_N: of the encoded images.
         bad: rows that are left out, and why.
     """
     train_N, rows = manifest.in_split("train")[row_N], manifest.rows.iloc[row_N]
     plain_NE, crops_XE = features_XE[: len(row_N)], features_XE[len(row_N) :]
-    crops_VNE = crops_XE.view(views, int(train_N.sum()), crops_XE.shape[1])
+    crops_VNE = crops_XE.view(config.views, int(train_N.sum()), crops_XE.shape[1])
     place_N = np.full(len(manifest.rows), -1)
     place_N[row_N[train_N]] = np.arange(train_N.sum())
     pool_T = np.setdiff1d(np.flatnonzero(manifest.in_split("train")), list(bad))
@@ -206,5 +206,6 @@ def assemble(
         train_index_T=torch.from_numpy(place_N[pool_T]),
         fingerprint=backbone.fingerprint,
         data_hash=data_hash,
+        settings=config.content,
         skipped=tuple(bad[row] for row in sorted(bad)),
     )

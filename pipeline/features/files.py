@@ -20,23 +20,27 @@ def save_features(path: Path, features: TaskFeatures) -> None:
     values = {name: getattr(features, name) for name in names}
     tensors = {k: v.contiguous() for k, v in values.items() if isinstance(v, torch.Tensor)}
     about = {k: v for k, v in values.items() if k not in tensors}
-    metadata = {"loqua": json.dumps(about)}
+    metadata = {"loqua": json.dumps(about), "content_hash": features.content_hash}
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
 def load_features(path: Path) -> TaskFeatures:
-    """Read the features of a task.
+    """Read the features of a task, and check them against the hash of their content.
 
     Raises:
         ValueError: if the file is missing or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["loqua"])
+            metadata = file.metadata()
+            about = json.loads(metadata["loqua"])
             # A safetensors file has keys() but is no mapping: it cannot be iterated itself.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (as above)
         about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items()}
-        return TaskFeatures(**about, **tensors)
+        features = TaskFeatures(**about, **tensors)
+        if features.content_hash != metadata["content_hash"]:
+            raise ValueError("the content has another hash than when it was written")
+        return features
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: not a readable feature file ({error}); remove it and run `dvc repro features`"

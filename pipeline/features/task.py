@@ -6,8 +6,12 @@ width.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +38,7 @@ class TaskFeatures:
         train_index_T: int64, where each of them stands in `views_NVE`; -1: it is not encoded.
         fingerprint: of the backbone that made the features.
         data_hash: SHA-256 of the manifest.
+        settings: what the images were encoded with: `FeaturesConfig.content`.
         skipped: paths and reasons of images that cannot be read and take part in nothing.
         pictures: what the features were made of; only where prompts stand in the image tower.
     """
@@ -52,8 +57,23 @@ class TaskFeatures:
     train_index_T: Tensor
     fingerprint: str
     data_hash: str
+    settings: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     pictures: TaskPictures | None = None
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of everything but `pictures`: equal for equal features of the same origin."""
+        digest = hashlib.sha256()
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        del values["pictures"]
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+            else:
+                digest.update(f"{name} {json.dumps(value, sort_keys=True)}\n".encode())
+        return digest.hexdigest()
 
     @property
     def shot_domains(self) -> list[str]:

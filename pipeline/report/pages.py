@@ -35,7 +35,7 @@ class Picture:
 def environment() -> Environment:
     """Return what fills templates; HTML pages load nothing from elsewhere."""
     made = Environment(
-        loader=PackageLoader("pipeline"),
+        loader=PackageLoader("pipeline.report"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

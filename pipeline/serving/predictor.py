@@ -122,15 +122,18 @@ class Predictor:
     @torch.inference_mode()
     def encode(self, pictures_N3HW: Tensor, task: str) -> Tensor:
         """Return unit features `[N, E]` of pictures, beside the task's prompt if it is deep."""
-        if self.vision is None:
+        vision_SJMW = self.vision_prompts(task)
+        if vision_SJMW is None:
             return self.backbone.encode_images(pictures_N3HW)
+        assert self.vision is not None, "deep prompts come with an image tower that takes them"
+        token_NLW = self.vision.embed(pictures_N3HW.to(self.backbone.device))
+        return encode_tokens(self.vision, token_NLW[None], vision_SJMW)[0].cpu()
+
+    def vision_prompts(self, task: str) -> Tensor | None:
+        """Return a task's prompt in the image tower, `[1, J, M, W]`, or None if it has none."""
         prompt = self.prompts[task]
         with self.lock:
-            vision_JMW = self.backbone.text_side(prompt.init, ()).inputs([prompt]).vision_JMW
-        if vision_JMW is None:
-            return self.backbone.encode_images(pictures_N3HW)
-        token_NLW = self.vision.embed(pictures_N3HW.to(self.backbone.device))
-        return encode_tokens(self.vision, token_NLW[None], vision_JMW)[0].cpu()
+            return self.backbone.text_side(prompt.init, ()).inputs([prompt]).vision_JMW
 
     def answer(self, image_NE: Tensor, task: str, names: tuple[str, ...]) -> dict[str, list[Any]]:
         """Return columns of N rows: `class_name`, its `probability`, and the best few.

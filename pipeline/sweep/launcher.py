@@ -1,8 +1,7 @@
-"""A cluster of machines from here: started, given the project, asked for results, stopped.
+"""Start a cluster of machines, send the project to it, fetch results, stop it.
 
-Every step is a command of Ray (`ray up`, `submit`, `rsync-up`, `rsync-down`, `exec`, `down`) that
-a person could type; docs/cluster.md shows them. Secrets travel in files that only their owner
-reads, never in arguments or output.
+Every step is a command of Ray that you could type: docs/cluster.md shows them. Secrets travel in
+files that only their owner can read, never in arguments or output.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from ruamel.yaml.error import YAMLError
 from pipeline.core.errors import report_all
 from pipeline.core.files import clear_folder
 from pipeline.core.paths import CLUSTER, STATE
-from pipeline.sweep.state_sync import remember, take_over
+from pipeline.sweep.state_sync import record, take_over
 
 PROJECT = "~/loqua"
-"""Where the templates put the project on every node."""
+"""The project's folder on every node, as cluster/*.yaml has it."""
 TOKEN = Path("~/.ray/auth_token")
 SCRIPT = Path("cluster/repro.py")
 KNOWN = CLUSTER / "known.json"
@@ -33,122 +34,119 @@ PLACEHOLDER = re.compile(r"<[^<>]*>")
 
 
 def load_cluster(path: Path) -> dict[str, Any]:
-    """Read a cluster's file and refuse one that cannot work, before any machine is touched.
+    """Read and check a cluster's file, before any machine is touched.
 
     Raises:
-        ValueError: if it is missing or damaged, has places to fill in, names a key that is not
-            there, or this machine lacks ssh or rsync; all problems at once.
+        ValueError: listing every problem: the file is missing or damaged, has placeholders or
+            names a missing key; or this machine has no ssh or rsync.
     """
     try:
         config = YAML(typ="safe").load(path.read_text())
     except (OSError, YAMLError) as error:
         raise ValueError(f"{path}: not readable ({error})") from None
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: found no settings; cluster/machines.yaml shows them")
-    problems = [f"{name}: fill in {value}" for name, value in placeholders(config)]
-    key = config.get("auth", {}).get("ssh_private_key")
+        raise ValueError(f"{path}: got no settings; expected those of cluster/machines.yaml")
+    problems = list(placeholders(config))
+    key = (config.get("auth") or {}).get("ssh_private_key")
     if key and not PLACEHOLDER.search(key) and not Path(key).expanduser().is_file():
-        problems.append(f"auth.ssh_private_key: there is no file {key}")
-    problems += [f"{tool} is not installed here" for tool in ("ssh", "rsync") if not which(tool)]
+        problems.append(f"auth.ssh_private_key: no such file: {key}")
+    problems += [f"{tool} is not installed here" for tool in ("ssh", "rsync") if not find(tool)]
     report_all(f"{path}:", problems)
     return config
 
 
-def placeholders(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Return the places of a file that are still to be filled in: dotted name and text."""
+def placeholders(value: Any, name: str = "") -> Iterator[str]:
+    """Yield a sentence for every placeholder of a file."""
     if isinstance(value, dict):
-        found = [placeholders(inner, f"{name}.{key}") for key, inner in value.items()]
-        return sum(found, [])
-    if isinstance(value, list):
-        return sum((placeholders(inner, name) for inner in value), [])
-    return [(name.lstrip("."), text) for text in PLACEHOLDER.findall(str(value))]
-
-
-def which(tool: str) -> str | None:
-    """Return where a program is, or None."""
-    return shutil.which(tool)
+        for key, inner in value.items():
+            yield from placeholders(inner, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from placeholders(inner, name)
+    else:
+        yield from (f"{name}: fill in {text}" for text in PLACEHOLDER.findall(str(value)))
 
 
 def up(path: Path) -> None:
     """Start the cluster, or bring its nodes up to date with the project's environment."""
     config = load_cluster(path)
     make_token()
-    # Ray's newer autoscaler starts one machine too few of a list of addresses.
-    newer = "0" if is_listed(config) else "1"
-    ray(["up", "--yes", str(path)], RAY_UP_enable_autoscaler_v2=newer)
+    # Ray 2.60: the v2 autoscaler, now the default, starts all but one machine of a list. Drop this
+    # when `ray up` with `provider: local` starts all of them.
+    ray("up", "--yes", path, RAY_UP_enable_autoscaler_v2="0" if is_listed(config) else "1")
 
 
 def send(path: Path) -> None:
-    """Send the project to the head: code, choices, data, artefacts and DVC's cache of them.
+    """Send the project to the head: code, settings, data, artefacts and DVC's cache.
 
     Raises:
-        ValueError: if a run is going on there, or both sides have new trials.
+        ValueError: if a run is in progress there, or both sides have new trials.
     """
     load_cluster(path)
     fetch_state(path)
-    ray(["exec", str(path), f"rm -rf {PROJECT}/.git/refs"])  # else deleted branches live on
-    ray(["rsync-up", str(path), "./", f"{PROJECT}/"])
-    remember(STATE, KNOWN)
+    # Ray 2.60: rsync-up deletes nothing, so branches that were deleted here would stay there.
+    ray("exec", path, f"rm -rf {PROJECT}/.git/refs")
+    ray("rsync-up", path, "./", f"{PROJECT}/")
+    record(STATE, KNOWN)
 
 
 def submit(path: Path, arguments: Sequence[str]) -> None:
-    """Send the project, run `dvc repro` with these arguments there, and fetch what it made.
+    """Send the project, run `dvc repro` with these arguments there, and fetch the results.
 
-    Results come back also if a stage failed. A run that was interrupted goes on with the next
-    `submit`.
+    Results come back even if a stage fails. Submit again to resume an interrupted run.
 
     Raises:
-        ValueError: if the run failed, or for the reasons of `send` and `fetch`.
+        ValueError: if the run fails, or for the reasons of `send` and `fetch`.
     """
     send(path)
     try:
-        ray(["submit", str(path), str(SCRIPT), "--", *map(shlex.quote, arguments)])
+        ray("submit", path, SCRIPT, "--", *map(shlex.quote, arguments))
     finally:
         fetch(path)
 
 
 def fetch(path: Path) -> None:
-    """Bring back results and state, so that DVC has nothing to do here for what ran there.
+    """Fetch results and state, so that DVC has nothing to do here for stages that ran there.
 
     Raises:
-        ValueError: if a run is still going on there, or both sides have new trials.
+        ValueError: if a run is in progress there, or both sides have new trials.
     """
     load_cluster(path)
     fetch_state(path)
-    ray(["rsync-down", str(path), f"{PROJECT}/.dvc/cache/", ".dvc/cache/"])
-    ray(["rsync-down", str(path), f"{PROJECT}/dvc.lock", "dvc.lock"])
-    run(["dvc", "checkout", "--quiet", "--force", "--allow-missing"])
+    ray("rsync-down", path, f"{PROJECT}/.dvc/cache/", ".dvc/cache/")
+    ray("rsync-down", path, f"{PROJECT}/dvc.lock", "dvc.lock")
+    run("dvc", "checkout", "--quiet", "--force", "--allow-missing")
 
 
 def fetch_state(path: Path) -> None:
-    """Bring back the study and the runs, where the head's are newer than ours.
+    """Fetch the studies and runs that are newer on the head.
 
     Raises:
-        ValueError: if a run is going on there, or both sides have changed.
+        ValueError: if a run is in progress there, or both sides have changed.
     """
     there = f"{PROJECT}/artifacts/state"
-    free = f"mkdir -p {there} && flock --nonblock {there}/cluster.lock true"
     try:
-        ray(["exec", str(path), free])
+        ray("exec", path, f"mkdir -p {there} && flock --nonblock {there}/cluster.lock true")
     except ValueError:
         raise ValueError(
-            f"{path}: the head does not answer, or a run is going on there; wait for it"
+            f"{path}: the head does not answer, or a run is in progress there; wait for its end"
         ) from None
     copy = clear_folder(CLUSTER / "state")
-    ray(["rsync-down", str(path), there, f"{CLUSTER}/"])  # names its folder, for rsync_exclude
+    ray("rsync-down", path, there, f"{CLUSTER}/")
     take_over(copy, STATE, KNOWN)
 
 
 def down(path: Path) -> None:
-    """Stop Ray on all machines; those of a cloud are ended."""
+    """Stop Ray on all machines; in a cloud, also end the machines."""
     config = load_cluster(path)
-    if is_listed(config):  # `ray down` would leave the workers running
-        ray(["exec", str(path), stop_listed(config)], check=False)
-    ray(["down", "--yes", str(path)])
+    if is_listed(config):
+        # Ray 2.60: with `provider: local`, `ray down` stops the head alone.
+        ray("exec", path, stop_listed(config), check=False)
+    ray("down", "--yes", path)
 
 
 def stop_listed(config: dict[str, Any]) -> str:
-    """Return what the head runs to stop Ray everywhere, and to forget the key that it was given."""
+    """Return the head's command that stops Ray on all machines and deletes the head's ssh key."""
     options = "-i ~/ray_bootstrap_key.pem -o BatchMode=yes -o LogLevel=ERROR"
     options += " -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
     user = config["auth"]["ssh_user"]
@@ -160,41 +158,39 @@ def stop_listed(config: dict[str, Any]) -> str:
 
 
 def is_listed(config: dict[str, Any]) -> bool:
-    """Whether the file lists machines that are there."""
-    return bool(config["provider"]["type"] == "local")
+    """Return whether the file lists existing machines."""
+    return bool((config.get("provider") or {}).get("type") == "local")
 
 
 def make_token() -> None:
-    """Make the secret that all nodes share, unless there is one; only its owner may read it."""
+    """Make the secret that all nodes share, unless there is one; only its owner can read it."""
     path = TOKEN.expanduser()
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        run(["ray", "get-auth-token", "--generate"], quiet=True)  # it prints the secret
+        ray("get-auth-token", "--generate", quiet=True)  # it prints the secret
     path.chmod(0o600)
 
 
-def ray(arguments: Sequence[str], check: bool = True, **environment: str) -> None:
-    """Run a command of Ray.
+def run(*command: object, check: bool = True, quiet: bool = False, **environment: str) -> None:
+    """Run a command of this Python's environment; its output is shown unless `quiet`.
 
     Raises:
         ValueError: if it fails and `check` is set.
     """
-    run(["ray", *arguments], check, False, **environment)
-
-
-def run(
-    command: Sequence[str], check: bool = True, quiet: bool = False, **environment: str
-) -> None:
-    """Run a command; what it prints is shown, unless it is `quiet`.
-
-    Raises:
-        ValueError: if it fails and `check` is set.
-    """
+    words = [str(word) for word in command]
     done = subprocess.run(
-        command,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **environment},
+        [find(words[0]) or words[0], *words[1:]],
+        env={**os.environ, **environment},
         stdout=subprocess.DEVNULL if quiet else None,
         check=False,
     )
     if check and done.returncode:
-        raise ValueError(f"`{shlex.join(command[:2])}` failed; see above")
+        raise ValueError(f"`{shlex.join(words[:2])}` failed; see above")
+
+
+def find(tool: str) -> str | None:
+    """Return the path of a program, first of this Python's environment, which may be inactive."""
+    return shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
+
+
+ray = partial(run, "ray", RAY_USAGE_STATS_ENABLED="0")

@@ -1,6 +1,6 @@
-"""State that two machines write in turn: what changed on one side is taken over by the other.
+"""State that two machines write in turn: each side takes over what changed on the other.
 
-Sides are compared by content against what both had at the last handover, never by clocks.
+Sides are compared by content with what both had at the last handover, never by clocks.
 """
 
 from __future__ import annotations
@@ -15,40 +15,37 @@ from pipeline.core.provenance import file_hash
 
 
 def take_over(theirs: Path, ours: Path, known: Path) -> None:
-    """Copy to `ours` each file that changed in `theirs` alone since the last handover.
+    """Copy to `ours` each file that only `theirs` changed since the last handover.
 
-    With t, o, k the contents there, here and at the last handover: t is taken if o = k or o is
-    missing; o stays if t = k; t = o needs nothing. Files that are only here stay.
+    With t, o, k the contents there, here and at the last handover: t is copied if o = k or o is
+    missing; o stays if t = k; t = o needs nothing. Files that exist only here stay.
 
     Args:
         theirs: a copy of the other side's folder.
         ours: the folder of this side.
-        known: a file that remembers hashes of the last handover; missing: there was none.
+        known: a file with the hashes of the last handover; missing if there was none.
 
     Raises:
-        ValueError: if both sides changed a file; nothing is copied then.
+        ValueError: if both sides changed a file; then nothing is copied.
     """
     before: dict[str, str] = load_json(known) if known.exists() else {}
-    after, taken, problems = dict(before), [], []
-    for name, there in hashes(theirs).items():
-        here = file_hash(ours / name) if (ours / name).is_file() else None
-        if here in (None, before.get(name)) and here != there:
-            taken.append(name)
-        elif there not in (here, before.get(name)):
-            problems.append(f"{ours / name} and {theirs / name}")
-        after[name] = there
+    there = hashes(theirs)
+    here = {name: file_hash(ours / name) for name in there if (ours / name).is_file()}
+    differ = [name for name in there if there[name] != here.get(name)]
+    taken = [name for name in differ if here.get(name) in (None, before.get(name))]
+    both = [name for name in differ if name not in taken and there[name] != before.get(name)]
     report_all(
-        "changed here and on the cluster since they were last the same; remove the one that may go "
-        "(on the cluster: in ~/loqua/artifacts/state)",
-        problems,
+        "changed here and on the cluster since the last handover; delete one of each pair (the "
+        "cluster's file is in ~/loqua/artifacts/state)",
+        [f"{ours / name} and {theirs / name}" for name in both],
     )
     for name in taken:
         write_atomic(ours / name, partial(shutil.copy2, theirs / name))
-    save_json(known, after)
+    save_json(known, before | there)
 
 
-def remember(ours: Path, known: Path) -> None:
-    """Note that the other side was just given all of `ours`."""
+def record(ours: Path, known: Path) -> None:
+    """Record that the other side just received all of `ours`."""
     save_json(known, hashes(ours))
 
 

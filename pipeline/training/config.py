@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.core.config import Config
+from pipeline.clip.config import BackboneConfig
+from pipeline.core.config import Config, Precision
 from pipeline.core.errors import report_all
+from pipeline.features.config import FeaturesConfig
 
 Protocol = Literal["base_to_new", "few_shot", "cross_dataset", "domain_generalization"]
 Schedule = Literal["fast", "coop"]
@@ -63,8 +66,9 @@ class TrainConfig(Config):
     """Peak learning rate in CoOp's terms; `fast` takes larger steps, fewer of them."""
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
-    precision: Literal["float32", "bfloat16"]
-    """Of the matrix products in the text tower; everything else stays in float32."""
+    precision: Precision
+    """Of the matrix products in the towers; everything else stays in float32. `bfloat16` becomes
+    float32, with a warning, on a device without bfloat16 instructions; records say which."""
     kg_weight: float = Field(default=0.0, ge=0)
     """Pull of the class embeddings to those of the template (KgCoOp's lambda; the paper's is 8)."""
     rounds: int = Field(ge=1)
@@ -108,7 +112,7 @@ def check_protocol(name: str, config: ProtocolConfig, tasks: Sequence[str]) -> N
     report_all(
         f"protocols.{name}",
         [
-            f"{key}: found {task!r}; allowed are {list(tasks)}"
+            f"{key}: got {task!r}; expected one of {list(tasks)}"
             for key, found in named.items()
             for task in found
             if task not in tasks
@@ -131,3 +135,19 @@ class EvaluateConfig(Config):
 
 
 Validation = Literal["all", "drawn"]
+
+
+class InputsConfig(NamedTuple):
+    """What inputs should have been made with.
+
+    Attributes:
+        backbone: which towers.
+        features: how images are encoded.
+        root: where the paths of pictures start.
+        init: the words that start a context.
+    """
+
+    backbone: BackboneConfig
+    features: FeaturesConfig
+    root: Path
+    init: str

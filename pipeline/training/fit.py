@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from pipeline.clip.similarity import logits
 from pipeline.clip.text.huggingface import AnyNames, Tower
 from pipeline.clip.vision_tower import VisionTower
+from pipeline.core.device import usable_precision
 from pipeline.features.pixels import encode_tokens
 from pipeline.prompts.coupling import stack
 from pipeline.prompts.prompt import Prompt
@@ -72,6 +73,7 @@ class PromptFit:
         """Prepare the optimizer; nothing is trained yet."""
         self.tower, self.data, self.replicas, self.config = tower, data, replicas, config
         self.device = data.views_XVE.device
+        self.precision = usable_precision(config.precision, self.device.type)
         n_images = data.index_SN.shape[1]
         rates_ST = [
             step_rates(config, r.lr, n_images, data.shots, r.prompt.config) for r in replicas
@@ -172,8 +174,7 @@ class PromptFit:
         """
         image_SBE = self.data.views_XVE[row_SB, view_SB]
         inputs = stack([replica.prompt.inputs() for replica in self.replicas])
-        in_half = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_half):
+        with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
             class_SKE = self.tower(inputs.context_MD, self.data.names, inputs.deep_JMD)
             if self.data.vision is not None:
                 assert inputs.vision_JMW is not None

@@ -43,6 +43,23 @@ class FailedTrial:
 
 
 @dataclass(frozen=True)
+class Winners:
+    """What a sweep chose, on validation data only.
+
+    Attributes:
+        study: its name.
+        winners: trials by role: champion, compact, and coop if it was tried.
+        pareto: the front of score and bytes, smallest first.
+        per_task: by role and task, what each task would have chosen on its own.
+    """
+
+    study: str
+    winners: dict[str, TrialRecord]
+    pareto: list[TrialRecord]
+    per_task: dict[str, dict[str, TrialRecord]]
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One accuracy: a method, trained on a task with a seed, on one target.
 

@@ -22,6 +22,7 @@ from pipeline.training.config import ProtocolConfig, TrainConfig
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.protocols import held_out_domains, targets, trained_classes
 from pipeline.training.records import Measurement, TestRow
+from pipeline.training.results import TaskData
 from pipeline.training.task_run import Point, TaskRun, measure_prompts
 
 ZERO_SHOT = "zero_shot"
@@ -48,22 +49,6 @@ class EvaluationJob:
     tasks: dict[str, TaskFeatures]
     protocol: ProtocolConfig
     gpus: float = 0
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """What readers of a task's results must know of its images.
-
-    Attributes:
-        shot_domains: those that training images come from, and the plain test too.
-        held_out_domains: those of test images alone.
-        fewest, most: training images of the smallest and of the largest class.
-    """
-
-    shot_domains: list[str]
-    held_out_domains: list[str]
-    fewest: int
-    most: int
 
 
 def describe_data(features: TaskFeatures) -> TaskData:

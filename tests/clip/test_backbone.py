@@ -25,7 +25,7 @@ from pipeline.clip.backbone import (
 )
 from pipeline.clip.fingerprint import fingerprint
 from pipeline.features.config import FeaturesConfig
-from tests.conftest import clip_config
+from tests.helpers.toy import clip_config
 
 
 def load(name: Any, pretrained: str | None = None) -> Backbone:

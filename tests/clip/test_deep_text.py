@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline.clip.text.tower import TextTower
 from tests.clip.test_text_tower import NAMES, OPTIONS, RELATIVE, build, relative, shake
-from tests.conftest import CLIP_FRAME
 from tests.helpers.reference import encode_context
+from tests.helpers.toy import CLIP_FRAME
 
 LAYERS = 4
 HALF = 4e-2  # bfloat16 keeps eight bits: four layers of roundings of 2^-9

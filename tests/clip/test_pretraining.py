@@ -27,7 +27,7 @@ from pipeline.clip.pretraining.recipe import (
 )
 from pipeline.data.datasets.conditions import KINDS, NAMED, UNNAMED
 from pipeline.data.datasets.emoji import render_drawing
-from tests.conftest import COLOURS
+from tests.helpers.toy import COLOURS
 
 
 def config(**changed: Any) -> PretrainConfig:

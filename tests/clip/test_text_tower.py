@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.packing import fill_rows
 from pipeline.clip.text.tower import TextTower, is_causal
-from tests.conftest import CLIP_FRAME, clip_config
 from tests.helpers.reference import encode_context
+from tests.helpers.toy import CLIP_FRAME, clip_config
 
 RELATIVE = 1e-5  # float32 through two layers
 HALF = 2e-2  # bfloat16 keeps eight bits: two layers of roundings of 2^-9

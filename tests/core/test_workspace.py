@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.workspace import checkout, in_checkout, is_copy
-from pipeline.data.datasets.custom import files_hash
+from pipeline.data.datasets.files import listing_hash
 from pipeline.tracking.config import TrackingConfig, tracking_uri
 from tests.helpers.projects import REPOSITORY, run
 
@@ -93,9 +93,9 @@ def test_own_data_have_the_same_hash_wherever_they_lie(tmp_path: Path) -> None:
     picture = tmp_path / "a" / "pets" / "cat.png"
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"cat")
-    before = files_hash([picture], tmp_path / "a")
+    before = listing_hash([picture], tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
     moved = tmp_path / "b" / "pets" / "cat.png"
-    assert files_hash([moved], tmp_path / "b") == before
+    assert listing_hash([moved], tmp_path / "b") == before
     moved.write_bytes(b"another cat")
-    assert files_hash([moved], tmp_path / "b") != before
+    assert listing_hash([moved], tmp_path / "b") != before

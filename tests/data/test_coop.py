@@ -146,9 +146,10 @@ def test_all_that_is_missing_of_all_data_sets_is_one_message(tmp_path: Path) -> 
     for name, data in DATA_SETS.items():
         [line] = [line for line in message.splitlines() if f"- {name}: " in line]
         assert str(tmp_path / data.folder / data.images) in line
-        assert f"expected in {tmp_path / data.folder} are {data.images}, " in line
+        assert f"expected in {tmp_path / data.folder}: {data.images}, " in line
         assert all(file in line for file in data.files)
         assert ("prepare.coop.download: true" in line) == (name in DOWNLOADS)
+        assert ("bring a copy" in line) == (name not in DOWNLOADS)
 
     make_benchmark(tmp_path)
     assert set(find(config(tmp_path), list(DATA_SETS))) == set(DATA_SETS)
@@ -168,7 +169,9 @@ def test_all_that_is_missing_of_all_data_sets_is_one_message(tmp_path: Path) -> 
 
 
 def test_unknown_names_are_refused_with_all_names_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"allowed are \['imagenet', 'caltech101', .*\n  - 'pets'"):
+    with pytest.raises(
+        ValueError, match=r"expected names of \['imagenet', 'caltech101', .*\n  - 'pets'"
+    ):
         find(config(tmp_path), ["pets", "dtd"])
 
 
@@ -223,7 +226,7 @@ def test_empty_folders_and_classes_too_small_to_split_are_told(tmp_path: Path) -
     with pytest.raises(ValueError, match="3 of 3") as caught:
         find(config(tmp_path), ["dtd", "food101", "imagenet"])
     message = str(caught.value)
-    assert "too small to be split; allowed are 3 images\n  - dotted: 2\n  - zigzagged: 1" in message
+    assert "split; expected 3 or more images\n  - dotted: 2\n  - zigzagged: 1" in message
     assert f"food101: no train and no val and no test images in {tmp_path}/food-101" in message
     assert f"imagenet: no train images in {tmp_path}/imagenet/images" in message
 

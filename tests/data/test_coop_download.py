@@ -34,7 +34,6 @@ class FakeTorchvision:
             raise RuntimeError("File not found or corrupted.")
         layouts = {
             "OxfordIIITPet": ("oxford-iiit-pet/images/{}_{}.jpg", "oxford-iiit-pet/images.tar.gz"),
-            "SUN397": ("SUN397/a/{0}/{0}_{1}.jpg", "SUN397.tar.gz"),
             "DTD": ("dtd/dtd/images/{0}/{0}_{1}.jpg", "dtd/dtd-r1.0.1.tar.gz"),
             "EuroSAT": ("eurosat/2750/{0}/{0}_{1}.jpg", "eurosat/EuroSAT.zip"),
             "Food101": ("food-101/images/{0}/{0}_{1}.jpg", "food-101.tar.gz"),
@@ -49,13 +48,13 @@ class FakeTorchvision:
 
 def test_missing_images_are_downloaded_into_the_layout_of_coop(tmp_path: Path) -> None:
     root = tmp_path / "data"
-    names = ["oxford_pets", "sun397", "dtd", "eurosat", "food101", "caltech101"]
+    names = ["oxford_pets", "dtd", "eurosat", "food101", "caltech101"]
     fake = FakeTorchvision()
-    with pytest.raises(ValueError, match="6 of 6"):
+    with pytest.raises(ValueError, match="5 of 5"):
         find(config(root), names, fake)
     assert fake.calls == [], "only if it is wanted"
     find(config(root, download=True), names, fake)
-    assert fake.calls == ["OxfordIIITPet", "SUN397", "DTD", "EuroSAT", "Food101", "Caltech101"]
+    assert fake.calls == ["OxfordIIITPet", "DTD", "EuroSAT", "Food101", "Caltech101"]
     for name in names:
         data = DATA_SETS[name]
         assert [path.name for path in (root / data.folder).iterdir()] == [data.images]
@@ -65,7 +64,7 @@ def test_missing_images_are_downloaded_into_the_layout_of_coop(tmp_path: Path) -
         assert manifest.notes["comparable"] is False
     assert not [path for path in root.iterdir() if path.name.startswith(".")], "nothing is left"
     find(config(root, download=True), names, fake)
-    assert len(fake.calls) == 6, "what is there is not downloaded again"
+    assert len(fake.calls) == 5, "what is there is not downloaded again"
 
 
 def test_what_is_there_already_stays(tmp_path: Path) -> None:
@@ -81,13 +80,16 @@ def test_what_is_there_already_stays(tmp_path: Path) -> None:
 
 def test_a_failed_download_is_told_and_can_be_repeated(tmp_path: Path) -> None:
     broken = FakeTorchvision(broken=("DTD", "Flowers102"))
-    names = ["dtd", "eurosat", "oxford_flowers", "stanford_cars"]
-    with pytest.raises(ValueError, match="3 of 4") as caught:
+    names = ["dtd", "eurosat", "oxford_flowers", "stanford_cars", "sun397"]
+    with pytest.raises(ValueError, match="4 of 5") as caught:
         find(config(tmp_path, download=True), names, broken)
     message = str(caught.value)
     assert "dtd: torchvision's DTD cannot be downloaded: RuntimeError: File not found" in message
     assert "oxford_flowers: torchvision's Flowers102 cannot be downloaded" in message
-    assert "stanford_cars: missing" in message
+    for name, layout in (("stanford_cars", "cars_train/00001.jpg"), ("sun397", "SUN397/a/abbey/")):
+        [line] = [line for line in message.splitlines() if f"- {name}: missing" in line]
+        assert "address is dead" in line
+        assert layout in line
     assert not (tmp_path / "dtd").exists(), "complete or not at all"
     assert (tmp_path / ".dtd.download/half.tar.gz").exists(), "a repeated call goes on from here"
     find(config(tmp_path, download=True), ["dtd"], FakeTorchvision())

@@ -13,7 +13,7 @@ from pipeline.data.datasets.custom import (
     Picture,
     build_own,
     complete_splits,
-    counts_of,
+    split_counts,
     spoken,
     without_copies,
 )
@@ -47,7 +47,7 @@ def splits_of(found: list[Picture]) -> dict[str, str | None]:
                                     Shares(train=0.98, val=0.01, test=0.01)])  # fmt: skip
 @pytest.mark.parametrize("count", [3, 4, 5, 7, 10, 33, 100])
 def test_every_class_gets_its_shares_and_one_picture_at_least(count: int, shares: Shares) -> None:
-    n_train, n_val = counts_of(count, shares)
+    n_train, n_val = split_counts(count, shares)
     n_test = count - n_train - n_val
     assert min(n_train, n_val, n_test) >= 1
     for n, share in ((n_train, shares.train), (n_val, shares.val), (n_test, shares.test)):
@@ -56,14 +56,14 @@ def test_every_class_gets_its_shares_and_one_picture_at_least(count: int, shares
     for label, expected in ((0, (n_train, n_val, n_test)), (1, (1, 1, 1))):
         counts = Counter(p.split for p in found if p.label == label)
         assert tuple(counts[split] for split in ("train", "val", "test")) == expected
-    n_train, n_val = counts_of(count, shares, with_test=False)
+    n_train, n_val = split_counts(count, shares, with_test=False)
     assert n_train + n_val == count
     assert min(n_train, n_val) >= 1
     assert abs(n_val - count * shares.val / (shares.train + shares.val)) <= 1
 
 
 def test_the_public_ratio_is_50_20_30() -> None:
-    assert [counts_of(n, SHARES) for n in (10, 20, 100)] == [(5, 2), (10, 4), (50, 20)]
+    assert [split_counts(n, SHARES) for n in (10, 20, 100)] == [(5, 2), (10, 4), (50, 20)]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -97,14 +97,14 @@ def test_given_splits_stay_and_missing_validation_comes_from_train() -> None:
 
 def test_half_given_splits_and_small_classes_are_errors() -> None:
     some = [*pictures(3, split="train"), *pictures(3, 3)]
-    with pytest.raises(ValueError, match="task toy: splits none, train; allowed are none at all"):
+    with pytest.raises(ValueError, match="task toy: got splits none, train; expected none at all"):
         complete_splits("toy", some, SHARES, 1)
-    with pytest.raises(ValueError, match="splits train, val; allowed"):
+    with pytest.raises(ValueError, match="splits train, val; expected"):
         complete_splits("toy", pictures(3, split="train") + pictures(3, split="val"), SHARES, 1)
     with pytest.raises(ValueError, match="too small") as caught:
         complete_splits("toy", pictures(2, 5, 1), SHARES, 1)
-    assert "'class 0': 2 different picture(s), allowed are 3 or more" in str(caught.value)
-    assert "'class 2': 1 different" in str(caught.value)
+    assert "'class 0': got 2 different picture(s); expected 3 or more" in str(caught.value)
+    assert "'class 2': got 1 different" in str(caught.value)
     assert "'class 1'" not in str(caught.value)
 
 
@@ -142,7 +142,7 @@ def test_identical_pictures_of_different_classes_are_all_listed() -> None:
         *(replace(p, digest="z", label=i, class_name=str(i)) for i, p in enumerate(second)),
         *third[1:],
     ]
-    with pytest.raises(ValueError, match="identical pictures of different classes") as caught:
+    with pytest.raises(ValueError, match="identical pictures in different classes") as caught:
         without_copies("toy", wrong)
     assert "0/0.png (class 0) = dog/7.png (dog)" in str(caught.value)
     assert "0/0.png (0) = 0/1.png (1)" in str(caught.value)
@@ -154,7 +154,7 @@ def test_class_names_are_spoken_as_in_coop() -> None:
 
 
 def test_shares_are_whole_and_templates_have_one_place() -> None:
-    with pytest.raises(ValidationError, match="allowed is a sum of 1"):
+    with pytest.raises(ValidationError, match="expected a sum of 1"):
         Shares(train=0.5, val=0.2, test=0.2)
     for template in ("a photo", "{} and {}", "a {name}"):
         with pytest.raises(ValidationError):

@@ -60,8 +60,8 @@ def test_the_order_of_directories_does_not_matter(
 ) -> None:
     make(tmp_path / "pets", "cat", "dog", "fox")
     expected = build(config(tmp_path), "pets")
-    listing = folder.files
-    monkeypatch.setattr(folder, "files", lambda path: listing(path)[::-1])
+    listing = folder.find_files
+    monkeypatch.setattr(folder, "find_files", lambda path: listing(path)[::-1])
     again = build(config(tmp_path), "pets")
     assert again.rows.to_dict("records") == expected.rows.to_dict("records")
     assert again.summary == expected.summary
@@ -92,7 +92,7 @@ def test_validation_is_taken_out_of_train_if_it_is_not_given(tmp_path: Path) -> 
 def test_folders_of_splits_need_train_and_test(tmp_path: Path) -> None:
     make(tmp_path / "pets/train", "cat", "dog", "fox")
     make(tmp_path / "pets/val", "cat", "dog", "fox", start=1000)
-    with pytest.raises(ValueError, match=r"pets: found folders \['train', 'val'\]; allowed are"):
+    with pytest.raises(ValueError, match=r"pets: got folders \['train', 'val'\]; expected"):
         build(config(tmp_path), "pets")
     make(tmp_path / "vehicles", "train", "car", "plane")
     assert build(config(tmp_path), "vehicles").class_names == ["car", "plane", "train"]
@@ -102,7 +102,7 @@ def test_all_missing_tasks_are_one_message_with_the_layout(tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="<task>/<class>/") as caught:
         find(config(tmp_path), ["pets", "empty"])
-    assert f"{tmp_path}/pets: no such folder" in str(caught.value)
+    assert f"{tmp_path}/pets: missing" in str(caught.value)
     assert f"{tmp_path}/empty: no folder in it" in str(caught.value)
 
 
@@ -111,7 +111,7 @@ def test_empty_and_equal_classes_are_errors(tmp_path: Path) -> None:
     (tmp_path / "pets/dog").mkdir()
     with pytest.raises(ValueError, match="2 problem") as caught:
         build(config(tmp_path), "pets")
-    assert "pets/dog: no picture; allowed are .bmp" in str(caught.value)
+    assert "pets/dog: no picture; expected files .bmp" in str(caught.value)
     assert "both are class 'red fox'" in str(caught.value)
 
 

@@ -57,10 +57,10 @@ def test_every_problem_is_listed_at_once() -> None:
     with pytest.raises(ValueError, match="task toy: 11 problem") as caught:
         check_manifest(Manifest("toy", "a {}.", frame))
     for problem in (
-        "split ['dev']: allowed are ['train', 'val', 'test']",
-        "labels [0, 1, 2, 4]...: allowed are 0 to 3",
-        "label 0: class names ['cat', 'lion']",
-        "label 4: class names [' ']",
+        "got splits ['dev']; expected ['train', 'val', 'test']",
+        "got labels [0, 1, 2, 4]...; expected all of 0 to 3",
+        "label 0: got class names ['cat', 'lion']",
+        "label 4: got class names [' ']",
         "class 'cat' has no val image",
         "class 'dog' has no test image",
         "class ' ' has no test image",
@@ -79,7 +79,7 @@ def test_validation_images_are_needed_for_base_classes_only() -> None:
 
 def test_too_few_classes_to_train_select_and_test() -> None:
     for entries in (GOOD[:6], GOOD[:3]):
-        with pytest.raises(ValueError, match=r"class\(es\): allowed are 3 or more"):
+        with pytest.raises(ValueError, match=r"class\(es\); expected 3 or more"):
             check_manifest(Manifest("toy", "a {}.", rows(*entries)))
 
 
@@ -123,7 +123,7 @@ def test_a_task_without_training_or_validation_images_says_so(tmp_path: Path) ->
     unswept = Manifest("toy", "a {}.", rows(*no_val), ("train", "test"))
     check_manifest(unswept)
     assert not unswept.summary["test_only"]
-    with pytest.raises(ValueError, match=r"split \['train'\]: allowed are \['test'\]"):
+    with pytest.raises(ValueError, match=r"got splits \['train'\]; expected \['test'\]"):
         check_manifest(Manifest("toy", "a {}.", rows(*no_val), TEST_ONLY))
 
 

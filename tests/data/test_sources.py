@@ -77,6 +77,24 @@ def test_emoji_are_watched_by_group(
         find_sources(prepare, ["things", "pets"])
 
 
+@pytest.mark.parametrize(
+    ("source", "task", "link"),
+    [
+        ("coop", "dtd", "coop/dtd/images/round.jpg"),
+        ("folder", "pets", "pictures/pets/cat/round.jpg"),
+        ("table", "round", "tables/round/train.csv"),
+    ],
+)
+def test_data_that_cannot_be_read_are_one_sentence(
+    prepare: PrepareConfig, source: str, task: str, link: str, tmp_path: Path
+) -> None:
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(Path(link).name)
+    config = prepare.model_copy(update={"source": source})
+    with pytest.raises(ValueError, match=f"{link}.*Too many levels"):
+        find_sources(config, [task])
+
+
 def test_a_test_only_task_is_encoded_and_says_what_it_is(
     prepare: PrepareConfig, tmp_path: Path, backbone: Backbone
 ) -> None:

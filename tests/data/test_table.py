@@ -127,13 +127,13 @@ def test_names_of_bare_labels_and_columns_come_from_params(tmp_path: Path) -> No
     images = [{"img": png(i), "fine": i % 3} for i in range(12)]
     pd.DataFrame(images).to_parquet(tmp_path / "food.parquet")
     columns = {**COLUMNS, "image": "img", "label": "fine"}
-    with pytest.raises(ValueError, match=r"columns \['image', 'label'\]; needed .*\.food"):
+    with pytest.raises(ValueError, match=r"columns \['image', 'label'\]; expected .*\.food"):
         build(config(tmp_path, columns=columns), "food")
     named = config(tmp_path, columns=columns, class_names={"food": ["x", "y", "z"]})
     find(named, ["food"])
     assert build(named, "food").class_names == ["x", "y", "z"]
     too_few = config(tmp_path, columns=columns, class_names={"food": ["x", "y"]})
-    with pytest.raises(ValueError, match=r"4 row\(s\).*\n.*row 3: class None, label 2; .* 0 to 1"):
+    with pytest.raises(ValueError, match=r"4 row\(s\).*\n.*got class None, label 2; .* 0 to 1"):
         build(too_few, "food")
 
 
@@ -168,10 +168,10 @@ def test_every_row_that_cannot_be_used_is_listed(tmp_path: Path) -> None:
     for text in (
         f"food.csv row 1: image {tmp_path}/images/gone.png: no such file",
         "food.csv row 2: no image",
-        "food.csv row 3: class ' '",
-        "food.csv row 4: label 'two'; allowed are whole numbers",
-        "food.csv row 5: label ''",
-        "food.csv row 6: split 'dev'; allowed are ['test', 'train', 'val', 'validation']",
+        "food.csv row 3: got class ' '",
+        "food.csv row 4: got label 'two'; expected a whole number",
+        "food.csv row 5: got label ''",
+        "food.csv row 6: got split 'dev'; expected one of ['test', 'train', 'val', 'validation']",
     ):
         assert text in str(caught.value)
 
@@ -184,7 +184,7 @@ def test_missing_unreadable_and_double_tables_are_one_message(tmp_path: Path) ->
     with pytest.raises(ValueError, match="<task>.csv") as caught:
         find(config(tmp_path), ["none", "broken", "double", "other"])
     for text in (
-        "none: found no table",
+        "none: got no table",
         "broken.parquet: not a readable",
         "double.csv",
         "other.csv",

@@ -80,7 +80,7 @@ def test_the_table_has_what_was_changed_and_what_came_out(queued: Path) -> None:
 
 def test_a_wrong_value_is_told_by_the_first_stage(queued: Path) -> None:
     told = run(queued, "dvc", "queue", "logs", "wrong").stdout
-    assert "found 'two'" in told
+    assert "got 'two'" in told
     assert "Traceback" not in told
 
 

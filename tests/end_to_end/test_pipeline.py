@@ -189,7 +189,7 @@ def test_a_folder_is_predicted_by_the_champion(project: Path, finished: str) -> 
     folder.mkdir()
     for index, image in enumerate(table["image"][:5]):
         (folder / f"{index}.png").write_bytes(image["bytes"])
-    command = ("-m", "stages.predict", str(folder), "--out", "artifacts/answers.csv")
+    command = ("-m", "pipeline.cli", "predict", str(folder), "--out", "artifacts/answers.csv")
     run(project, sys.executable, *command, "--task", "food-drink")
     answers = pd.read_csv(project / "artifacts/answers.csv")
     assert len(answers) == 5

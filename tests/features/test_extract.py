@@ -23,7 +23,7 @@ from pipeline.features.loader import with_pictures
 from pipeline.features.task import TaskFeatures
 from pipeline.serving.model import decode_image
 from pipeline.training.task_run import draw_images
-from tests.conftest import EPS, features_config, with_images
+from tests.helpers.toy import EPS, features_config, with_images
 
 
 def test_rows_stay_in_order(backbone: Backbone, manifest: Manifest) -> None:
@@ -232,7 +232,7 @@ def test_lenient_is_as_if_bad_images_were_not_there(
     close(found.features_NE, expected.features_NE)
     close(found.views_NVE, expected.views_NVE)
     assert sorted(found.skipped) == sorted(
-        f"spoiled-{row}.png: 7 bytes that are no readable image; allowed are PNG, JPEG, WEBP, "
+        f"spoiled-{row}.png: got 7 bytes, no readable image; expected one of PNG, JPEG, WEBP, "
         "GIF, BMP, TIFF"
         for row in bad
     )

@@ -9,7 +9,7 @@ import torch
 from pipeline.clip.backbone import Backbone
 from pipeline.data.manifest import Manifest
 from pipeline.features.loader import Pictures, cut, load_batches, places
-from tests.conftest import features_config, with_images
+from tests.helpers.toy import features_config, with_images
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""An interrupted encoding goes on where it stopped, and never with what it must not use."""
+"""An interrupted encoding resumes, and never uses features that it must not."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 from pipeline.clip.backbone import Backbone
 from pipeline.data.manifest import Manifest, save_manifest
-from pipeline.features import extract as encode
+from pipeline.features import extract
 from pipeline.features.extract import encode_task
 from pipeline.features.shards import Encoded, restore, save_shard
 from pipeline.features.task import TaskFeatures
-from tests.conftest import EPS, features_config, with_images
+from tests.helpers.toy import EPS, features_config, with_images
 
 SIZE = 8
 """Pictures of a shard here: the 45 images and 20 crops are 9 shards."""
@@ -30,7 +30,7 @@ OPTIONS: dict[str, Any] = {"views": 1, "batch_size": 4}
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make shards that the tiny task has several of."""
-    monkeypatch.setattr(encode, "SIZE", SIZE)
+    monkeypatch.setattr(extract, "SIZE", SIZE)
 
 
 @pytest.fixture
@@ -86,25 +86,25 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from pipeline.features import extract as encode
+from pipeline.features import extract
 from pipeline.clip.backbone import load_backbone
 from pipeline.clip.config import BackboneConfig
-from pipeline.features.task import FeaturesConfig
+from pipeline.features.config import FeaturesConfig
 from pipeline.data.manifest import load_manifest
-encode.SIZE = 8
+extract.SIZE = 8
 backbone = load_backbone(BackboneConfig(name=sys.argv[1], pretrained=None, device="cpu"))
 config = FeaturesConfig(
     views=1, crop_scale=(0.5, 1), flip=False, batch_size=4, workers=1, seed=1
 )
-told = 0
-def tell(count):
-    global told
-    told += count
-    print(told, flush=True)
-    if told == 28:  # three shards and half of the fourth
+total = 0
+def count(new):
+    global total
+    total += new
+    print(total, flush=True)
+    if total == 28:  # three shards and half of the fourth
         sys.stdin.read()
 manifest = load_manifest(Path(sys.argv[2]))
-encode.encode_task(backbone, manifest, "h", config, tell, folder=Path(sys.argv[3]))
+extract.encode_task(backbone, manifest, "h", config, count, folder=Path(sys.argv[3]))
 """
 
 

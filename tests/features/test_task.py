@@ -8,7 +8,7 @@ import torch
 from pipeline.data.manifest import SPLITS
 from pipeline.features.config import MOST_WORKERS
 from pipeline.features.task import TaskFeatures, renumber
-from tests.conftest import features_config
+from tests.helpers.toy import features_config
 
 
 @pytest.mark.parametrize("classes", [[0, 1, 2], [7, 3], [5]])

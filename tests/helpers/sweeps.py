@@ -15,7 +15,7 @@ from pipeline.sweep.trainable import SweepJob
 from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
 from pipeline.training.trial import Trial
-from tests.conftest import train_config
+from tests.helpers.toy import train_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
 TRAIN = train_config(4, rounds=2)

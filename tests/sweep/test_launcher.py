@@ -1,4 +1,4 @@
-"""The templates of clusters, and what is refused before a machine is touched."""
+"""The cluster templates, and the checks before any machine is touched."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 
-from pipeline.sweep import launcher as remote
+from pipeline.sweep import launcher
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = sorted((ROOT / "cluster").glob("*.yaml"))
@@ -39,14 +39,14 @@ def test_template_fits_rays_own_schema(path: Path) -> None:
         ("cloud", "provider.region head.node_config.ImageId gpu.node_config.SecurityGroupIds"),
     ],
 )
-def test_template_says_all_that_is_to_be_filled_in(name: str, places: str) -> None:
+def test_template_lists_its_placeholders(name: str, places: str) -> None:
     with pytest.raises(ValueError, match=f"{name}.yaml") as caught:
-        remote.load_cluster(ROOT / "cluster" / f"{name}.yaml")
+        launcher.load_cluster(ROOT / "cluster" / f"{name}.yaml")
     assert all(f"{place}: fill in <" in str(caught.value) for place in places.split())
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_template_brings_what_the_environment_is_made_of(path: Path) -> None:
+def test_template_sends_what_the_environment_needs(path: Path) -> None:
     config = load(path)
     ours = {there: here for there, here in config["file_mounts"].items() if "loqua" in there}
     assert all((ROOT / here).exists() for here in ours.values())
@@ -80,25 +80,29 @@ def filled(tmp_path: Path, **auth: str) -> Path:
     return path
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_problems_of_a_file_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tool in ("ssh", "rsync"):
+        (tmp_path / tool).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "key").write_text("secret")
-    assert remote.load_cluster(filled(tmp_path, ssh_private_key=str(tmp_path / "key")))
-    monkeypatch.setattr(remote, "which", lambda tool: None if tool == "rsync" else tool)
+    assert launcher.load_cluster(filled(tmp_path, ssh_private_key=str(tmp_path / "key")))
+    (tmp_path / "rsync").unlink()
     with pytest.raises(ValueError, match="mine.yaml") as caught:
-        remote.load_cluster(filled(tmp_path, ssh_private_key="/no/such/key"))
-    assert "there is no file /no/such/key" in str(caught.value)
-    assert "rsync is not installed" in str(caught.value)
-    with pytest.raises(ValueError, match=r"none.yaml: not readable"):
-        remote.load_cluster(tmp_path / "none.yaml")
-    (tmp_path / "empty.yaml").write_text("")
-    with pytest.raises(ValueError, match=r"empty.yaml: found no settings"):
-        remote.load_cluster(tmp_path / "empty.yaml")
+        launcher.load_cluster(filled(tmp_path, ssh_private_key="/no/such/key"))
+    assert "auth.ssh_private_key: no such file: /no/such/key" in str(caught.value)
+    assert "rsync is not installed here" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "", "a: b: c", "- a list"])
+def test_a_file_without_settings_is_named(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"bad\.yaml: "):
+        launcher.load_cluster(tmp_path / "bad.yaml")
 
 
 def test_head_stops_every_worker(tmp_path: Path) -> None:
-    command = remote.stop_listed(load(filled(tmp_path)))
+    command = launcher.stop_listed(load(filled(tmp_path)))
     assert command.startswith("ray stop; ")
     assert all(f"me@10.0.0.{n} ~/loqua/.venv/bin/ray stop" in command for n in (2, 3))
     assert command.endswith("rm -f ~/ray_bootstrap_key.pem")
@@ -108,21 +112,20 @@ def test_token_is_made_once_for_its_owner_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    remote.make_token()
+    launcher.make_token()
     token = tmp_path / ".ray" / "auth_token"
     secret = token.read_text()
     assert len(secret) >= 32
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    token.chmod(0o644)  # as a local `ray.init()` leaves it
-    remote.make_token()
+    token.chmod(0o644)  # as a local `ray.init()` makes it
+    launcher.make_token()
     assert token.read_text() == secret
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     printed = capfd.readouterr()
     assert secret not in printed.out + printed.err
 
 
-def test_script_hands_on_its_arguments_and_refuses_a_second_run(tmp_path: Path) -> None:
+def test_script_passes_arguments_on_and_refuses_a_second_run(tmp_path: Path) -> None:
     project = tmp_path / "loqua"
     tools = project / ".venv" / "bin"
     tools.mkdir(parents=True)
@@ -138,5 +141,5 @@ def test_script_hands_on_its_arguments_and_refuses_a_second_run(tmp_path: Path) 
     )  # fmt: skip
     assert done.returncode == 3
     assert done.stdout == f"{project} token free repro --single-item sweep\n"
-    assert done.stderr == "error: another run is going on in this cluster; wait for it\n"
+    assert done.stderr == "error: another run is in progress on this cluster; wait for its end\n"
     assert shutil.which("dvc", path=str(tools))

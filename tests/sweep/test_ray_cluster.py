@@ -35,7 +35,7 @@ from pipeline.sweep.ray_cluster import (
 from pipeline.sweep.study import Range, Search, SweepConfig
 from pipeline.training.config import TrainConfig
 from pipeline.training.records import TrialRecord
-from tests.conftest import train_config
+from tests.helpers.toy import train_config
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 

@@ -1,11 +1,11 @@
-"""State that goes back and forth: nothing that is new on one side is ever overwritten."""
+"""State that two sides write in turn: a handover never overwrites a change."""
 
 import itertools
 from pathlib import Path
 
 import pytest
 
-from pipeline.sweep.state_sync import remember, take_over
+from pipeline.sweep.state_sync import record, take_over
 
 
 def write(folder: Path, name: str, text: str | None) -> None:
@@ -23,7 +23,7 @@ def test_every_case_of_one_file(
     ours, theirs, known = tmp_path / "ours", tmp_path / "theirs", tmp_path / "known.json"
     write(ours, "study.db", before)
     if before is not None:
-        remember(ours, known)
+        record(ours, known)
         (ours / "study.db").unlink()
     write(ours, "study.db", here)
     write(theirs, "study.db", there)
@@ -43,7 +43,7 @@ def test_every_case_of_one_file(
 def test_turns_are_taken_without_clocks(tmp_path: Path) -> None:
     ours, theirs, known = tmp_path / "ours", tmp_path / "theirs", tmp_path / "known.json"
     write(ours / "deep", "runs.db", "1")
-    remember(ours, known)
+    record(ours, known)
     for turn in ("2", "3", "4"):
         write(theirs / "deep", "runs.db", turn)
         (theirs / "deep" / "runs.db").touch()

@@ -19,8 +19,7 @@ from pipeline.tracking.postgres import as_service_user, find_binaries, own_clust
 from pipeline.tracking.server import check_database, wait_for
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_metrics
-from stages.server import is_loopback, port_in_force
-from tests.helpers.postgres_for_tests import provide_postgres
+from tests.helpers.postgres_for_tests import need_postgres
 from tests.helpers.projects import free_port
 from tests.tracking.test_recorder import N_EPOCHS, nested, record, run_sweep
 
@@ -28,7 +27,7 @@ from tests.tracking.test_recorder import N_EPOCHS, nested, record, run_sweep
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that PostgreSQL's user reaches, unlike pytest's."""
-    provide_postgres()
+    need_postgres()
     made = Path(tempfile.mkdtemp(prefix="loqua-test-"))
     made.chmod(0o755)
     yield made
@@ -47,7 +46,7 @@ def url(folder: Path) -> Iterator[str]:
     others = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "stages.server", "--workers", "1"],
+            [sys.executable, "-m", "pipeline.cli", "server", "--workers", "1"],
             env={**others, **settings}, stdout=log, stderr=log,
         )  # fmt: skip
     try:
@@ -159,20 +158,8 @@ def test_password_in_an_address_is_refused_and_not_repeated() -> None:
     assert "s3cret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("port", ["0", "70000", "http"])
-def test_wrong_port_is_named(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_PORT", port)
-    with pytest.raises(ValueError, match=f"MLFLOW_PORT: found '{port}'; allowed are 1 to 65535"):
-        port_in_force()
-
-
-def test_only_loopback_is_silent() -> None:
-    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.3", "mlflow.example")))  # noqa: S104
-
-
 def test_unreachable_folder_is_named() -> None:
-    provide_postgres()
+    need_postgres()
     if os.geteuid() != 0:
         pytest.skip("only root hands PostgreSQL to another user")
     with tempfile.TemporaryDirectory() as private:  # 0700

@@ -12,7 +12,7 @@ from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
 from pipeline.training.checkpoint import COUNTERS, pack_trial, unpack_trial
 from pipeline.training.trial import Trial
-from tests.conftest import train_config
+from tests.helpers.toy import train_config
 
 POINTS: list[dict[str, Any]] = [
     {"rank": 2, "bits": 1},

@@ -24,7 +24,6 @@ from pipeline.prompts.coupling import couple, start_coupling
 from pipeline.prompts.file import load_prompt, save_prompt
 from pipeline.prompts.prompt import Prompt
 from pipeline.training.task_run import Point, TaskRun, draw_images
-from tests.conftest import CLIP_FRAME, train_config
 from tests.helpers.reference import (
     coop_batches,
     coop_schedule,
@@ -32,6 +31,7 @@ from tests.helpers.reference import (
     encode_prompted,
     train_alone,
 )
+from tests.helpers.toy import CLIP_FRAME, train_config
 
 CONFIG = PromptConfig(init="a photo of a", rank="full", bits=16, n_ctx=2, depth=2)
 FEATURES = FeaturesConfig(

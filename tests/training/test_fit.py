@@ -13,7 +13,6 @@ from pipeline.clip.backbone import Backbone
 from pipeline.clip.text.tower import TextTower
 from pipeline.training.fit import PromptFit
 from pipeline.training.schedule import step_rates
-from tests.conftest import CLIP_FRAME, train_config
 from tests.helpers.fits import (
     INIT,
     NAMES,
@@ -27,6 +26,7 @@ from tests.helpers.fits import (
     training_set,
 )
 from tests.helpers.reference import coop_batches, coop_schedule, encode_context, train_alone
+from tests.helpers.toy import CLIP_FRAME, train_config
 
 
 @pytest.mark.parametrize("schedule", ["fast", "coop"])
@@ -142,6 +142,7 @@ def test_nothing_to_train_is_no_error(tower: TextTower) -> None:
     assert len(finish(alone)) == alone.step
 
 
+@pytest.mark.usefixtures("emulated_bfloat16")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("schedule", ["fast", "coop"])
 def test_training_lowers_the_loss(tower: TextTower, schedule: str, precision: str) -> None:
@@ -157,6 +158,7 @@ def test_training_lowers_the_loss(tower: TextTower, schedule: str, precision: st
         assert last < first, point
 
 
+@pytest.mark.usefixtures("emulated_bfloat16")
 @pytest.mark.parametrize(("points", "rounds"), [(POINTS, 6), (POINTS[:2], 3)])
 @pytest.mark.parametrize("schedule", ["fast", "coop"])
 def test_bfloat16_begins_as_float32_does(

@@ -9,8 +9,8 @@ import torch
 from pipeline.clip.backbone import Backbone
 from pipeline.clip.text.tower import TextTower
 from pipeline.training.fit import PromptFit
-from tests.conftest import CLIP_FRAME, train_config
 from tests.helpers.fits import NAMES, POINTS, M, Waits, replica, start, training_set
+from tests.helpers.toy import CLIP_FRAME, train_config
 
 
 def padded(backbone: Backbone) -> TextTower:
@@ -21,6 +21,7 @@ def padded(backbone: Backbone) -> TextTower:
 
 
 @pytest.mark.parametrize("budget_bytes", [2**31, 2**20])  # one pass, and chunks
+@pytest.mark.usefixtures("emulated_bfloat16")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("path", ["shared", "full"])
 def test_a_step_does_not_wait(

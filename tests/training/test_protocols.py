@@ -75,8 +75,8 @@ def test_tasks_that_are_not_there_are_named_together() -> None:
     config = ProtocolConfig(train="all", test="tasks", source="no", targets=["nor", "toy"])
     with pytest.raises(ValueError, match="protocols.x") as caught:
         check_protocol("x", config, TASKS)
-    assert "source: found 'no'" in str(caught.value)
-    assert "targets: found 'nor'" in str(caught.value)
+    assert "source: got 'no'" in str(caught.value)
+    assert "targets: got 'nor'" in str(caught.value)
 
 
 def test_the_shipped_presets_are_the_fields_four() -> None:

@@ -25,7 +25,7 @@ from pipeline.training.refit import (
     zero_shot_row,
 )
 from pipeline.training.task_run import measure_prompts
-from tests.conftest import train_config
+from tests.helpers.toy import train_config
 
 FIT = Fit(
     "champion",

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from pipeline.prompts.config import PromptConfig
 from pipeline.training.config import CoopConfig, FastConfig
 from pipeline.training.schedule import coop_rates, fast_rates, step_rates
-from tests.conftest import BOOST, train_config
 from tests.helpers.reference import coop_schedule
+from tests.helpers.toy import BOOST, train_config
 
 FAST = [
     FastConfig(

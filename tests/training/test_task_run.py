@@ -13,8 +13,8 @@ from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
 from pipeline.prompts.prompt import merge
 from pipeline.training.task_run import Point, TaskRun, draw_images, measure_prompts
-from tests.conftest import train_config
 from tests.helpers.reference import sample_shots
+from tests.helpers.toy import train_config
 
 TRAIN = train_config(6, rounds=2)
 PROMPT = PromptConfig(init="a photo of a", rank=2, bits=2, n_ctx=4)

@@ -11,7 +11,7 @@ from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
 from pipeline.training.metrics import harmonic_mean
 from pipeline.training.trial import Trial, check_splits
-from tests.conftest import train_config
+from tests.helpers.toy import train_config
 
 TRAIN = train_config(6, lr=0.2)
 PROMPT = PromptConfig(init="a photo of a", rank=1, bits=1, n_ctx=4)

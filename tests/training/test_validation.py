@@ -14,8 +14,8 @@ from pipeline.prompts.config import PromptConfig
 from pipeline.training.task_run import Point, TaskRun, draw_images
 from pipeline.training.trial import Trial
 from pipeline.training.validation import check_validation, validation_rows
-from tests.conftest import train_config
 from tests.helpers.reference import sample_train_and_val
+from tests.helpers.toy import train_config
 
 SEEDS = (1, 2, 3)
 

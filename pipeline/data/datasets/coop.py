@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.core.errors import report_all
 from pipeline.data.config import CoopConfig
 from pipeline.data.datasets.coop_catalog import DATA_SETS, DataSet
-from pipeline.data.datasets.coop_download import DOWNLOADS, fetch, torchvision_download
+from pipeline.data.datasets.coop_download import DOWNLOADS, GONE, fetch, torchvision_download
 from pipeline.data.datasets.coop_splits import Splits, all_files, make_split
 from pipeline.data.datasets.custom import spoken
 from pipeline.data.manifest import ONE_DOMAIN, Manifest, build_rows
@@ -36,7 +36,7 @@ def find(
             included, and the layout that is expected.
     """
     unknown = [repr(task) for task in tasks if task not in DATA_SETS]
-    report_all(f"params.yaml: tasks: allowed are {list(DATA_SETS)}", unknown)
+    report_all(f"params.yaml: tasks: unknown; expected names of {list(DATA_SETS)}", unknown)
     problems, hashes = [], {}
     for task in tasks:
         try:
@@ -65,19 +65,21 @@ def find_one(config: CoopConfig, task: str, make: Callable[[str, Path], object])
     wanted = [data.images, *data.files]
     missing = [n for n in wanted if n not in optional and not (folder / n).exists()]
     if missing:
-        hint = "; prepare.coop.download: true gets the images"
+        hint = GONE.get(task, "bring a copy: torchvision has none")
+        if task in DOWNLOADS:
+            hint = "" if config.download else "prepare.coop.download: true gets the images"
         raise ValueError(
-            f"missing {', '.join(str(folder / name) for name in missing)}; expected in {folder} "
-            f"are {', '.join(wanted)}{hint if task in DOWNLOADS and not config.download else ''}"
+            f"missing {', '.join(str(folder / name) for name in missing)}; expected in {folder}: "
+            f"{', '.join(wanted)}{hint and f'; {hint}'}"
         )
     splits = read_splits(config, task)
     empty = [split for split in data.splits if not splits[split]]
     if empty:
         raise ValueError(f"no {' and no '.join(empty)} images in {folder / data.images}")
     if not data.by_folders:
-        there = all_files(folder / data.images)
+        present = all_files(folder / data.images)
         paths = [entry.path for entries in splits.values() for entry in entries]
-        absent = [path for path in paths if path not in there]
+        absent = [path for path in paths if path not in present]
         if absent:
             raise ValueError(
                 f"missing {len(absent)} of {len(paths)} images, for instance "
@@ -105,14 +107,14 @@ def build(config: CoopConfig, task: str) -> Manifest:
 
 
 def notes_of(data: DataSet, splits: Splits, seed: int | None) -> dict[str, Any]:
-    """Say whether results can stand beside published ones, and if not, why.
+    """Return whether results are comparable with published ones, and if not, why.
 
     Args:
         data: the data set.
         splits: its images.
         seed: of the split, if it was made here.
     """
-    found = (
+    sizes = (
         len({entry.label for entries in splits.values() for entry in entries}),
         len(splits.get("train", [])),
         len(splits["test"]),
@@ -120,9 +122,9 @@ def notes_of(data: DataSet, splits: Splits, seed: int | None) -> dict[str, Any]:
     reason = None
     if seed is not None:
         reason = f"no {data.files[0]}: a split of our own, 50/20/30 by class, seed {seed}"
-    elif found != data.published:
+    elif sizes != data.published:
         reason = "{} classes, {} training and {} test images; published are {}, {} and {}".format(
-            *found, *data.published
+            *sizes, *data.published
         )
     notes: dict[str, Any] = {"source": "coop", "comparable": reason is None}
     notes |= {"reason": reason} if reason else {}

@@ -1,4 +1,4 @@
-"""What the 15 data sets of the CoOp benchmark are, and where they lie below CoOp's `$DATA`."""
+"""The 15 data sets of the CoOp benchmark, and where they are below CoOp's `$DATA`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = "classnames.txt"
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set, as it lies on disk and as it was published.
+    """A data set, as it is on disk and as it was published.
 
     Attributes:
         folder: of the data set, in `prepare.coop.root`.
@@ -35,8 +35,8 @@ class DataSet:
         template: the zero-shot caption.
         published: how many classes, training images and test images it has.
         splits: those that it has; the variants of ImageNet are only tested.
-        class_of: tells classes from paths, so that a split can be made without the split file.
-        renamed: CoOp's other names of classes that `class_of` finds; None leaves one out.
+        class_of: the class of a path, where a split can be made without the split file.
+        renamed: CoOp's names of some classes that `class_of` finds; None leaves one out.
     """
 
     folder: str
@@ -51,7 +51,7 @@ class DataSet:
 
     @property
     def by_folders(self) -> bool:
-        """Whether the folders themselves say what there is, so that no image can be missing."""
+        """Whether images are listed by folders, not by a file, so that none can be missing."""
         return NAMES in self.files
 
 
@@ -150,4 +150,4 @@ DATA_SETS: dict[str, DataSet] = {
         (200, 0, 30000), TEST_ONLY,
     ),
 }  # fmt: skip
-"""The benchmark: what differs between its data sets stands here and nowhere else."""
+"""The benchmark: all that differs between its data sets."""

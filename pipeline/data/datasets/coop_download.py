@@ -1,4 +1,4 @@
-"""Images of the benchmark that torchvision can still download, put where CoOp expects them."""
+"""Images of the benchmark that torchvision can download, put where CoOp expects them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Download:
 
     Attributes:
         name: of its class in `torchvision.datasets`.
-        made: what it leaves in the folder that it is given; its content is the data set's.
+        made: the folder that it makes, whose content is the data set's.
     """
 
     name: str
@@ -30,11 +30,22 @@ DOWNLOADS = {
     "oxford_flowers": Download("Flowers102", "flowers-102"),
     "food101": Download("Food101", "food-101"),
     "fgvc_aircraft": Download("FGVCAircraft", "fgvc-aircraft-2013b/data"),
-    "sun397": Download("SUN397", "."),
     "dtd": Download("DTD", "dtd/dtd"),
     "eurosat": Download("EuroSAT", "eurosat"),
 }
-"""By task. StanfordCars is not here: its address is dead and torchvision refuses."""
+"""By task: what torchvision can still download."""
+
+GONE = {
+    "sun397": (
+        "torchvision's address is dead (pytorch/vision #9348): bring a copy of SUN397.tar.gz, "
+        "unpacked to SUN397/a/abbey/sun_*.jpg and so on"
+    ),
+    "stanford_cars": (
+        "torchvision's address is dead: bring a copy, with images cars_train/00001.jpg, "
+        "cars_test/00001.jpg and so on"
+    ),
+}
+"""By task: what torchvision offers or offered, and what to do instead."""
 
 
 def torchvision_download(name: str, folder: Path) -> Any:
@@ -47,9 +58,9 @@ def torchvision_download(name: str, folder: Path) -> Any:
 def fetch(
     download: Download, folder: Path, make: Callable[[str, Path], object] = torchvision_download
 ) -> None:
-    """Download a data set's images into its folder; what is there already stays.
+    """Download a data set's images into its folder; existing files stay.
 
-    They appear complete or not at all. After a failure the next call goes on with what is whole.
+    They appear complete or not at all. After a failure the next call resumes the download.
 
     Args:
         download: what to download.

@@ -1,8 +1,8 @@
-"""How each data set of the CoOp benchmark says which image is of which class, in which split.
+"""Readers of the CoOp benchmark: which image is of which class, in which split.
 
 A reader gets the data set's folder and the folder of its images, and returns the images of each
 split in the public order, with paths relative to the images. Rules are those of CoOp's code
-(arXiv 2109.01134); where that takes directories as they come, they are sorted here.
+(arXiv 2109.01134); where it takes folders in the file system's order, they are sorted here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from pipeline.core.errors import report_all
 from pipeline.data.config import Shares
-from pipeline.data.datasets.custom import counts_of
+from pipeline.data.datasets.custom import split_counts
+from pipeline.data.datasets.files import find_files, find_folders
 
 PUBLIC_SHARES = Shares(train=0.5, val=0.2, test=0.3)
 """What CoOp's code takes where it splits a data set itself."""
@@ -90,7 +91,7 @@ def read_numbered_folders(folder: Path, images: Path) -> Splits:
     """
     names = list(read_class_names(folder).values())
     numbers = [str(number) for number in range(len(names))]
-    unknown = sorted({inside.name for inside in subfolders(images)} - set(numbers))
+    unknown = sorted({inside.name for inside in find_folders(images)} - set(numbers))
     report_all(f"{images}: folders that are no line of {folder}/classnames.txt", unknown)
     return {
         "test": [
@@ -108,7 +109,7 @@ def read_class_folders(folder: Path, images: Path, prefix: str = "") -> list[Ent
         ValueError: if a folder is not in classnames.txt.
     """
     name_of = read_class_names(folder)
-    inside = subfolders(images)
+    inside = find_folders(images)
     unknown = [path.name for path in inside if path.name not in name_of]
     report_all(f"{images}: folders that are not in {folder}/classnames.txt", unknown)
     return [
@@ -143,9 +144,9 @@ def make_split(
 
     Args:
         images: folder of the images.
-        class_of: tells an image's class from its path below the images.
+        class_of: returns an image's class from its path below the images.
         renamed: other names of some classes; None leaves a class out.
-        seed: of the order in which each class is dealt.
+        seed: of each class's order.
 
     Raises:
         ValueError: naming every class with fewer than 3 images.
@@ -158,11 +159,11 @@ def make_split(
     splits: Splits = {"train": [], "val": [], "test": []}
     known = sorted(name for name in by_class if renamed.get(name, name) is not None)
     too_small = [f"{name}: {len(by_class[name])}" for name in known if len(by_class[name]) < 3]
-    report_all(f"{images}: classes too small to be split; allowed are 3 images", too_small)
+    report_all(f"{images}: classes too small to be split; expected 3 or more images", too_small)
     for label, own in enumerate(known):
         paths, name = by_class[own], str(renamed.get(own, own))
         rng.shuffle(paths)
-        n_train, n_val = counts_of(len(paths), PUBLIC_SHARES)
+        n_train, n_val = split_counts(len(paths), PUBLIC_SHARES)
         entries = [Entry(path, label, name) for path in paths]
         splits["train"] += entries[:n_train]
         splits["val"] += entries[n_train : n_train + n_val]
@@ -185,11 +186,6 @@ def scene(path: PurePosixPath) -> str:
     return " ".join(reversed(path.parts[1:-1]))
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, hidden ones left out, by name."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
 def listed(folder: Path) -> list[str]:
     """Return the names of the files in a folder, hidden ones left out, sorted; [] without it."""
     if not folder.is_dir():
@@ -200,13 +196,7 @@ def listed(folder: Path) -> list[str]:
 
 def all_files(folder: Path) -> set[str]:
     """Return the paths of all files below a folder, relative to it; hidden ones left out."""
-    found = set()
-    for parent, inside, names in os.walk(folder, followlinks=True):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        prefix = Path(parent).relative_to(folder).as_posix()
-        start = "" if prefix == "." else f"{prefix}/"
-        found |= {start + name for name in names if not name.startswith(".")}
-    return found
+    return {path.relative_to(folder).as_posix() for path in find_files(folder)}
 
 
 def zhou(name: str) -> Reader:

@@ -1,13 +1,11 @@
-"""Own pictures: which are copies of each other, and which split each one is in."""
+"""The user's own pictures: which are copies of each other, and which split each one is in."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import report_all
@@ -17,15 +15,15 @@ from pipeline.data.manifest import ONE_DOMAIN, SPLITS, Manifest, build_rows
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of somebody's own.
+    """One of the user's pictures.
 
     Attributes:
-        where: its path or its row, for people.
+        where: its path or its row, for messages.
         image: `bytes` and `path`, as in a manifest.
         digest: SHA-256 of the encoded picture.
         label: of its class, 0 to K - 1.
         class_name: as the prompt is followed by it.
-        split: train, val or test; None if that is for us to say.
+        split: train, val or test; None if one is yet to be chosen.
         domain: where it comes from.
     """
 
@@ -43,18 +41,6 @@ def spoken(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
-def files_hash(paths: Iterable[Path], root: Path) -> str:
-    """Return a hash of the names below `root`, sizes and times of files, wherever `root` lies.
-
-    Their content is not read.
-    """
-    lines = []
-    for path in paths:
-        status, name = path.stat(), Path(os.path.relpath(path, root)).as_posix()
-        lines.append(f"{name} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
 def build_own(config: OwnConfig, source: str, task: str, pictures: Sequence[Picture]) -> Manifest:
     """Build the manifest of own pictures, in their order, without copies, every one in a split.
 
@@ -63,7 +49,7 @@ def build_own(config: OwnConfig, source: str, task: str, pictures: Sequence[Pict
             pictures or without both train and test, and on classes too small to be split.
     """
     kept, copies = without_copies(task, pictures)
-    dealt = complete_splits(task, kept, config.shares, config.seed)
+    placed = complete_splits(task, kept, config.shares, config.seed)
     given = {picture.split for picture in pictures}
     notes = {
         "source": source,
@@ -73,7 +59,7 @@ def build_own(config: OwnConfig, source: str, task: str, pictures: Sequence[Pict
         "left_out": len(pictures) - len(kept),
         "copies": copies,
     }
-    rows = [(p.image, p.label, p.class_name, p.domain, str(p.split)) for p in dealt]
+    rows = [(p.image, p.label, p.class_name, p.domain, str(p.split)) for p in placed]
     return Manifest(task, config.template, build_rows(rows), SPLITS, notes)
 
 
@@ -97,7 +83,7 @@ def without_copies(task: str, pictures: Sequence[Picture]) -> tuple[list[Picture
         for group in groups
         if len({pictures[i].label for i in group}) > 1
     ]
-    report_all(f"task {task}: identical pictures of different classes; allowed is one", clashes)
+    report_all(f"task {task}: identical pictures in different classes; expected one", clashes)
     rank = {"test": 0, "val": 1}
     copies, left_out = [], set()
     for group in groups:
@@ -110,9 +96,9 @@ def without_copies(task: str, pictures: Sequence[Picture]) -> tuple[list[Picture
 def complete_splits(
     task: str, pictures: Sequence[Picture], shares: Shares, seed: int
 ) -> list[Picture]:
-    """Put every picture into a split, class by class; what is given stays.
+    """Put every picture into a split, class by class; given splits stay.
 
-    Without any split all three are dealt; a missing `val` is taken out of the given `train`.
+    Without any split all three are made; a missing `val` is taken out of the given `train`.
 
     Raises:
         ValueError: if only some have a split, train or test is missing, or a class is too small.
@@ -121,45 +107,36 @@ def complete_splits(
     if given == set(SPLITS):
         return list(pictures)
     if given not in ({None}, {"train", "test"}):
-        found = ", ".join(sorted(split or "none" for split in given))
+        got = ", ".join(sorted(split or "none" for split in given))
         raise ValueError(
-            f"task {task}: splits {found}; allowed are none at all, train and test, or train, val "
+            f"task {task}: got splits {got}; expected none at all, train and test, or train, val "
             "and test, the same for all pictures"
         )
-    by_class: dict[int, list[int]] = defaultdict(list)
-    for index, picture in enumerate(pictures):
+    by_class: dict[int, list[Picture]] = defaultdict(list)
+    for picture in pictures:
         if picture.split in (None, "train"):
-            by_class[picture.label].append(index)
-    wanted = 3 if given == {None} else 2
+            by_class[picture.label].append(picture)
+    fewest = 3 if given == {None} else 2
     too_small = [
-        f"{pictures[group[0]].class_name!r}: {len(group)} different picture(s), allowed are "
-        f"{wanted} or more"
-        for _, group in sorted(by_class.items())
-        if len(group) < wanted
+        f"{own[0].class_name!r}: got {len(own)} different picture(s); expected {fewest} or more"
+        for _, own in sorted(by_class.items())
+        if len(own) < fewest
     ]
     report_all(f"task {task}: classes too small to be split", too_small)
-    split_of: dict[int, str] = {}
-    for group in by_class.values():
-        order = sorted(group, key=lambda i: dealing_order(pictures[i].digest, seed))
-        n_train, n_val = counts_of(len(order), shares, given == {None})
-        dealt = ["train"] * n_train + ["val"] * n_val + ["test"] * (len(order) - n_train - n_val)
-        split_of |= dict(zip(order, dealt, strict=True))
+    split_of: dict[str, str] = {}
+    for own in by_class.values():
+        # By a hash of seed and content: it depends on neither names, nor the order of files, nor
+        # the machine, and a new picture moves few of the others.
+        order = sorted(own, key=lambda p: hashlib.sha256(f"{seed} {p.digest}".encode()).digest())
+        n_train, n_val = split_counts(len(own), shares, given == {None})
+        splits = ["train"] * n_train + ["val"] * n_val + ["test"] * (len(own) - n_train - n_val)
+        split_of |= {picture.digest: split for picture, split in zip(order, splits, strict=True)}
     return [
-        replace(picture, split=split_of.get(index, picture.split))
-        for index, picture in enumerate(pictures)
+        replace(p, split=split_of[p.digest]) if p.split in (None, "train") else p for p in pictures
     ]
 
 
-def dealing_order(digest: str, seed: int) -> str:
-    """Return the key by which the pictures of a class are dealt: SHA-256 of seed and content.
-
-    It depends on neither names, nor the order of files, nor the machine, and a new picture moves
-    few of the others.
-    """
-    return hashlib.sha256(f"{seed} {digest}".encode()).hexdigest()
-
-
-def counts_of(count: int, shares: Shares, with_test: bool = True) -> tuple[int, int]:
+def split_counts(count: int, shares: Shares, with_test: bool = True) -> tuple[int, int]:
     """Return how many of a class's pictures are train and val; the rest, if any, are test.
 
     train and val are rounded and test is the rest, as where CoOp's code makes a split of its own;

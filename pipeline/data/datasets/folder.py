@@ -5,47 +5,55 @@ A task's folder may hold `train` and `test`, and `val` too, with the classes' fo
 
 from __future__ import annotations
 
-import os
-import unicodedata
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.core.errors import report_all
-from pipeline.core.provenance import file_hash
 from pipeline.data.config import FolderConfig
-from pipeline.data.datasets.custom import Picture, build_own, files_hash, spoken
+from pipeline.data.datasets.custom import Picture, build_own, spoken
+from pipeline.data.datasets.files import (
+    content_hashes,
+    find_files,
+    find_folders,
+    listing_hash,
+    normal,
+)
 from pipeline.data.manifest import SPLITS, Manifest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Which files are pictures, in small or capital letters; others are left alone."""
+"""Which files are pictures, in small or capital letters; others are ignored."""
 
 
 def find(config: FolderConfig, tasks: Sequence[str]) -> dict[str, str]:
     """Return a hash of every task's file names, sizes and times, without reading the files.
 
     Raises:
-        ValueError: naming every folder that is missing or holds no folder.
+        ValueError: naming every folder that is missing or holds no folder, and all that cannot be
+            read.
     """
-    root = Path(config.root)
-    problems = [
-        f"{root / task}: {'no folder in it' if (root / task).is_dir() else 'no such folder'}"
-        for task in tasks
-        if not folders(root / task)
-    ]
+    root, problems, hashes = Path(config.root), [], {}
+    for task in tasks:
+        folder = root / task
+        try:
+            if not find_folders(folder):
+                raise ValueError(f"{folder}: {'no folder in it' if folder.is_dir() else 'missing'}")
+            hashes[task] = listing_hash(find_files(folder), root)
+        except ValueError as error:
+            problems.append(str(error))
     report_all(
-        f"pictures are missing; the layout is {root}/<task>/<class>/*.jpg, or "
-        f"{root}/<task>/<train, val or test>/<class>/*.jpg",
+        f"{len(problems)} of {len(tasks)} task(s) cannot be used; the layout is "
+        f"{root}/<task>/<class>/*.jpg, or {root}/<task>/<train, val or test>/<class>/*.jpg",
         problems,
     )
-    return {task: files_hash(files(root / task), root) for task in tasks}
+    return hashes
 
 
 def build(config: FolderConfig, task: str) -> Manifest:
     """Build the manifest of a folder; its classes are the folders in alphabetical order.
 
     Raises:
-        ValueError: on empty or equally named classes, and as `build_own` says.
+        ValueError: on empty or equally named classes, files that cannot be read, and as
+            `build_own` says.
     """
     root = Path(config.root)
     found = [
@@ -55,8 +63,7 @@ def build(config: FolderConfig, task: str) -> Manifest:
     ]
     found.sort(key=lambda entry: (normal(entry[0]), entry[0]))
     label_of = {name: label for label, name in enumerate(sorted({name for _, _, name in found}))}
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(file_hash, [root / path for path, _, _ in found]))
+    digests = content_hashes([root / path for path, _, _ in found])
     pictures = [
         Picture(path, {"bytes": None, "path": path}, digest, label_of[name], name, split)
         for (path, split, name), digest in zip(found, digests, strict=True)
@@ -72,13 +79,13 @@ def split_folders(folder: Path) -> list[tuple[str | None, Path]]:
     Raises:
         ValueError: if there is one of them but not both train and test.
     """
-    names = [path.name for path in folders(folder)]
+    names = [path.name for path in find_folders(folder)]
     if not set(names) <= set(SPLITS):
         return [(None, folder)]
     if not {"train", "test"} <= set(names):
         raise ValueError(
-            f"{folder}: found folders {names}; allowed are classes, or train and test, with or "
-            "without val"
+            f"{folder}: got folders {names}; expected classes, or train and test, with or without "
+            "val"
         )
     return [(split, folder / split) for split in SPLITS if split in names]
 
@@ -91,36 +98,14 @@ def class_pictures(folder: Path) -> list[tuple[str, Path]]:
     """
     found, problems = [], []
     folder_of: dict[str, Path] = {}
-    for inside in folders(folder):
+    for inside in find_folders(folder):
         name = spoken(normal(inside.name))
-        pictures = [path for path in files(inside) if path.suffix.lower() in SUFFIXES]
+        pictures = [path for path in find_files(inside) if path.suffix.lower() in SUFFIXES]
         if not pictures:
-            problems.append(f"{inside}: no picture; allowed are {', '.join(SUFFIXES)}")
+            problems.append(f"{inside}: no picture; expected files {', '.join(SUFFIXES)}")
         if name in folder_of:
             problems.append(f"{inside} and {folder_of[name]}: both are class {name!r}")
         folder_of[name] = inside
         found += [(name, path) for path in pictures]
     report_all(f"{folder}: {len(problems)} problem(s)", problems)
     return found
-
-
-def folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, hidden ones left out, in alphabetical order."""
-    if not folder.is_dir():
-        return []
-    inside = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    return sorted(inside, key=lambda path: normal(path.name))
-
-
-def files(folder: Path) -> list[Path]:
-    """Return all files below a folder, hidden ones left out, links followed."""
-    found = []
-    for parent, inside, names in os.walk(folder, followlinks=True):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return found
-
-
-def normal(text: str) -> str:
-    """Return a name in the one form in which machines agree on it (Unicode's NFC)."""
-    return unicodedata.normalize("NFC", text)

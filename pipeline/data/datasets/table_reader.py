@@ -8,14 +8,13 @@
 | split | optional: train, val (or validation) or test |
 | domain | optional |
 
-The names of bare labels are in Hugging Face's metadata, or given by params.
+The names of bare labels are in Hugging Face's metadata, or in params.yaml.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.config import Columns
-from pipeline.data.datasets.custom import spoken
+from pipeline.data.datasets.custom import Picture, spoken
 from pipeline.data.manifest import ONE_DOMAIN, SPLITS
 
 SPLIT_NAMES = {**{split: split for split in SPLITS}, "validation": "val"}
 
-
-@dataclass(frozen=True)
-class Row:
-    """A row that can be used.
-
-    Attributes:
-        where: its path or its number, for people.
-        data: the encoded image; None if it is in a file.
-        path: of that file, relative to the root.
-        label: None in a table without labels.
-        class_name: as the prompt is followed by it.
-        split: train, val or test; None if the table does not say.
-        domain: where the picture comes from.
-    """
-
-    where: str
-    data: bytes | None
-    path: str | None
-    label: int | None
-    class_name: str
-    split: str | None
-    domain: str
-
-    @property
-    def class_key(self) -> tuple[int, str]:
-        """What tells its class from others, and sorts the classes."""
-        return (0, self.class_name) if self.label is None else (self.label, "")
+ClassKey = tuple[int, str]
+"""What tells a row's class from others, and sorts the classes: its label, else its name."""
 
 
 def read_table(path: Path, columns: Columns) -> tuple[list[dict[str, Any]], list[str]]:
@@ -116,8 +90,10 @@ def image_paths(path: Path, column: str) -> list[Path]:
     return [path.parent / cell for cell in cells if cell]
 
 
-def read_row(record: dict[str, Any], where: str, prefix: Path, names: Sequence[str]) -> Row:
-    """Read one row; `prefix` leads from the root to the table's folder.
+def read_row(
+    record: dict[str, Any], where: str, prefix: Path, names: Sequence[str]
+) -> tuple[ClassKey, Picture]:
+    """Read one row, digest and final label apart; `prefix` leads from the root to the table.
 
     Raises:
         ValueError: on an empty image or class, a label without a name, or an unknown split.
@@ -128,17 +104,20 @@ def read_row(record: dict[str, Any], where: str, prefix: Path, names: Sequence[s
     if name is None and label is not None and 0 <= label < len(names):
         name = names[label]
     if not (data or path):
-        raise ValueError(f"{where}: no image; allowed are a path or bytes")
+        raise ValueError(f"{where}: no image; expected a path or bytes")
     if not name or not name.strip():
         labels = f", or a label of 0 to {len(names) - 1}" if names else ""
-        raise ValueError(f"{where}: class {name!r}, label {label}; allowed is a name{labels}")
+        raise ValueError(f"{where}: got class {name!r}, label {label}; expected a name{labels}")
     split = record.get("split") or None
     if split is not None and split not in SPLIT_NAMES:
-        raise ValueError(f"{where}: split {split!r}; allowed are {sorted(SPLIT_NAMES)}")
+        raise ValueError(f"{where}: got split {split!r}; expected one of {sorted(SPLIT_NAMES)}")
     if path is not None and not data:
         path = where = (prefix / path).as_posix()
+    name = spoken(name)
+    key = (0, name) if label is None else (label, "")
     split = SPLIT_NAMES[split] if split else None
-    return Row(where, data, path, label, spoken(name), split, record.get("domain") or ONE_DOMAIN)
+    domain = record.get("domain") or ONE_DOMAIN
+    return key, Picture(where, {"bytes": data, "path": path}, "", -1, name, split, domain)
 
 
 def read_image(cell: Any) -> tuple[bytes | None, str | None]:
@@ -157,4 +136,4 @@ def read_label(cell: Any, where: str) -> int:
     try:
         return int(str(cell))
     except ValueError:
-        raise ValueError(f"{where}: label {cell!r}; allowed are whole numbers") from None
+        raise ValueError(f"{where}: got label {cell!r}; expected a whole number") from None

@@ -67,10 +67,10 @@ def test_json_is_strict(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         save_json(path, {"score": float("nan")})
     assert not path.exists()
-    with pytest.raises(ValueError, match="value.json: not readable"):
+    with pytest.raises(ValueError, match="value.json: cannot be read"):
         load_json(path)
     path.write_text("{")
-    with pytest.raises(ValueError, match="value.json: not readable"):
+    with pytest.raises(ValueError, match="value.json: cannot be read"):
         load_json(path)
 
 

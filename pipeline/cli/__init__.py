@@ -1,0 +1,1 @@
+"""The `loqua` command. Its modules load frameworks only when a command runs."""
