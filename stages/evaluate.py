@@ -18,7 +18,13 @@ from pipeline.training.inputs import load_inputs
 from pipeline.training.plan import Planned, make_plan
 from pipeline.training.protocols import trained_tasks
 from pipeline.training.records import Measurement, Winners
-from pipeline.training.refit import EvaluationJob, measure_zero_shot, refit
+from pipeline.training.refit import (
+    ZERO_SHOT,
+    ZERO_SHOT_OWN,
+    EvaluationJob,
+    measure_zero_shot,
+    refit,
+)
 from pipeline.training.results import Results
 from pipeline.training.trial import check_splits
 
@@ -35,10 +41,11 @@ def main() -> None:
     trained = trained_tasks(protocol, params.tasks)
     check_splits([tasks[task] for task in trained], ("train",))
     check_splits(list(tasks.values()), ("test",))
-    captions = {task: inputs.captions_KE(task) for task in tasks}
     found: list[Measurement] = []
-    for task in trained:
-        found += measure_zero_shot(protocol, tasks, task, captions)
+    for method, template in ((ZERO_SHOT, f"{params.prompt.init} {{}}."), (ZERO_SHOT_OWN, None)):
+        captions = {task: inputs.captions_KE(task, template) for task in tasks}
+        for task in trained:
+            found += measure_zero_shot(protocol, tasks, task, captions, method)
     shots = protocol.shots or [params.sweep.shots]
     planned = plan.fits(trained, shots, params.evaluate.seeds)
     job = EvaluationJob(inputs.text, tasks, protocol, params.sweep.gpus_per_trial)

@@ -5,6 +5,7 @@ From Okabe and Ito's palette and Brewer's Dark2: told apart by colour-blind eyes
 
 COLOURS = {
     "zero_shot": "#4d4d4d",
+    "zero_shot_own": "#999999",
     "coop": "#009e73",
     "rlp": "#cc79a7",
     "residual": "#8c564b",

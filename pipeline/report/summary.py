@@ -12,10 +12,11 @@ from typing import Any
 
 from pipeline.training.metrics import harmonic_mean, mean_and_spread
 from pipeline.training.records import TestRow, TrialRecord
-from pipeline.training.refit import ZERO_SHOT
+from pipeline.training.refit import ZERO_SHOT, ZERO_SHOT_OWN
 
 METHODS = {
     ZERO_SHOT: "zero-shot",
+    ZERO_SHOT_OWN: "zero-shot, own words",
     "coop": "CoOp",
     "rlp": "RLP",
     "residual": "residual",

@@ -50,10 +50,16 @@ class Inputs:
         """SHA-256 of all features, with the settings and the backbone that they were made with."""
         return value_hash([task.content_hash for task in self.tasks.values()])
 
-    def captions_KE(self, task: str) -> Tensor:
-        """Return the embeddings `[K, E]` of a task's plain captions, on the CPU."""
+    def captions_KE(self, task: str, template: str | None = None) -> Tensor:
+        """Return the embeddings `[K, E]` of a task's captions, on the CPU.
+
+        Args:
+            task: its name.
+            template: the caption; None: the task's own.
+        """
         features = self.tasks[task]
-        captions = [features.template.format(name) for name in features.class_names]
+        template = template or features.template
+        captions = [template.format(name) for name in features.class_names]
         return self.backbone.encode_captions(captions).cpu()
 
 

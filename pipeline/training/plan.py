@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.training.config import EvaluateConfig
 from pipeline.training.records import TrialRecord, Winners
-from pipeline.training.refit import ZERO_SHOT, Fit
+from pipeline.training.refit import ZERO_SHOT, ZERO_SHOT_OWN, Fit
 from pipeline.training.results import Member
 from pipeline.training.settings import Configuration, Resolver
 
@@ -38,7 +38,7 @@ class Plan:
     @property
     def methods(self) -> list[str]:
         """All methods, in the order of the results."""
-        return [ZERO_SHOT, *sorted(self.wanted), *self.extra]
+        return [ZERO_SHOT, ZERO_SHOT_OWN, *sorted(self.wanted), *self.extra]
 
     def largest(self, key: str) -> int:
         """Return the largest value of a key of the prompts, such as `n_ctx`."""

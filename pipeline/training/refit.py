@@ -26,6 +26,9 @@ from pipeline.training.results import TaskData
 from pipeline.training.task_run import Point, TaskRun, measure_prompts
 
 ZERO_SHOT = "zero_shot"
+"""The words of `prompt.init`, where tuning starts."""
+ZERO_SHOT_OWN = "zero_shot_own"
+"""The task's own template, written by hand."""
 BASE_TO_NEW = ProtocolConfig(train="base", test="halves")
 
 
@@ -99,6 +102,7 @@ def measure_zero_shot(
     tasks: Mapping[str, TaskFeatures],
     source: str,
     class_embeddings: Mapping[str, Tensor],
+    method: str = ZERO_SHOT,
 ) -> list[Measurement]:
     """Measure the plain captions on what prompts trained on a source are tested on.
 
@@ -107,6 +111,7 @@ def measure_zero_shot(
         tasks: all tasks.
         source: the task that others are trained on.
         class_embeddings: `[K, E]` of the plain captions of all classes, by task.
+        method: what the captions are called in the results.
     """
     found = []
     for target in targets(protocol, source, tasks):
@@ -114,7 +119,7 @@ def measure_zero_shot(
         image_NE, label_N = features.select("test", target.classes, target.domains)
         reached = accuracy(image_NE, class_KE[list(target.classes)], label_N)
         place = (target.task, target.side, target.domain)
-        found.append(Measurement(ZERO_SHOT, source, 0, None, *place, reached, 0, 0, 0.0))
+        found.append(Measurement(method, source, 0, None, *place, reached, 0, 0, 0.0))
     return found
 
 

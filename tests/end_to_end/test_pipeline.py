@@ -54,7 +54,7 @@ def test_whole_pipeline(project: Path, finished: str) -> None:
     assert "champion" in finished
     found = load(project, "evaluate/results.json")["measurements"]
     methods = {one["method"] for one in found}
-    assert {"zero_shot", "coop", "compact", "champion"} == methods
+    assert {"zero_shot", "zero_shot_own", "coop", "compact", "champion"} == methods
     assert all(0 <= one["accuracy"] <= 1 for one in found)
     places = {(one["side"], one["domain"]) for one in found}
     assert places == {(s, d) for s in ("base", "new") for d in ("shots", "held-out")}

@@ -69,8 +69,9 @@ def test_inputs_that_belong_together_are_loaded(
     features = inputs.tasks[TASK]
     assert (features.pictures is not None, inputs.text.vision is not None) == (depth > 0,) * 2
     assert set(inputs.text.name_tokens) == set(manifest.class_names)
-    captions = [f"a drawing of a {name}." for name in features.class_names]
-    assert torch.equal(inputs.captions_KE(TASK), backbone.encode_captions(captions))
+    for template in (None, "here is a {}."):
+        captions = [(template or manifest.template).format(name) for name in features.class_names]
+        assert torch.equal(inputs.captions_KE(TASK, template), backbone.encode_captions(captions))
 
 
 def other_backbone(config: InputsConfig) -> InputsConfig:

@@ -46,7 +46,8 @@ def test_the_plan_has_what_is_asked_for(chosen: Winners) -> None:
         return make_plan(PARAMS.resolver, config, ["a", "b"], chosen)
 
     plan = planned(per_task=False, pareto=False)
-    assert plan.methods == ["zero_shot", "champion", "compact", "coop", "maple"]
+    plain = ["zero_shot", "zero_shot_own"]
+    assert plan.methods == [*plain, "champion", "compact", "coop", "maple"]
     assert plan.wanted["champion"]["b"].prompt.rank == 3
     assert (plan.largest("n_ctx"), plan.largest("depth")) == (4, 4), "MaPLe is deep"
     plan = planned(per_task=True, pareto=True)

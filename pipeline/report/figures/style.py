@@ -40,6 +40,7 @@ STYLE: Any = {
 }
 MARKERS = {
     "zero_shot": "X",
+    "zero_shot_own": "d",
     "coop": "s",
     "rlp": "^",
     "residual": "v",
