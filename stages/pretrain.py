@@ -79,9 +79,13 @@ def run_steps(training: Pretraining) -> float:
 
 def write_card(params: Params, loss: float) -> None:
     """Measure the saved weights and describe them beside their file."""
+    rows = zero_shot(params)
     card = model_card(
         params.pretrain,
-        [asdict(row) for row in zero_shot(params)],
+        params.prepare.emoji.tasks,
+        params.prompt.init,
+        [asdict(general) for general, _ in rows],
+        [asdict(own) for _, own in rows],
         loss,
         file_hash(paths.DRAWINGS),
         {package: versions()[package] for package in ("torch", "open_clip_torch")},
@@ -89,8 +93,8 @@ def write_card(params: Params, loss: float) -> None:
     write_atomic(paths.MODEL_CARD, lambda path: path.write_text(card))
 
 
-def zero_shot(params: Params) -> list[TestRow]:
-    """Measure the saved backbone on the test poses of every task, without any prompt."""
+def zero_shot(params: Params) -> list[tuple[TestRow, TestRow]]:
+    """Measure general and own words on the test poses of every task, without any prompt."""
     backbone = load_backbone(BackboneConfig(name=str(paths.BACKBONE), pretrained=None))
     emoji = params.prepare.emoji
     test_only = emoji.model_copy(update={"poses": {"train": 1, "test": emoji.poses["test"]}})
@@ -99,8 +103,14 @@ def zero_shot(params: Params) -> list[TestRow]:
         manifest = build_manifest(task, drawings, test_only)
         no_views = params.features.model_copy(update={"views": 0})
         features = encode_task(backbone, manifest, "", no_views)
-        captions = [features.template.format(name) for name in features.class_names]
-        rows.append(zero_shot_row(features, backbone.encode_captions(captions)))
+        general, own = (
+            zero_shot_row(
+                features,
+                backbone.encode_captions([words.format(name) for name in manifest.class_names]),
+            )
+            for words in (f"{params.prompt.init} {{}}.", manifest.template)
+        )
+        rows.append((general, own))
     return rows
 
 

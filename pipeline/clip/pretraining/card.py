@@ -7,6 +7,8 @@ from statistics import mean
 from typing import Any
 
 from pipeline.clip.pretraining.config import PretrainConfig
+from pipeline.data.config import EmojiTask
+from pipeline.data.datasets.conditions import NAMED
 
 LICENSES = {
     "openmoji": "OpenMoji, HfG Schwäbisch Gmünd, CC-BY-SA-4.0",
@@ -20,7 +22,10 @@ LICENSES = {
 
 def model_card(
     config: PretrainConfig,
-    rows: Sequence[Mapping[str, Any]],
+    tasks: Mapping[str, EmojiTask],
+    init: str,
+    general: Sequence[Mapping[str, Any]],
+    own: Sequence[Mapping[str, Any]],
     loss: float,
     data_hash: str,
     versions: Mapping[str, str],
@@ -29,8 +34,11 @@ def model_card(
 
     Args:
         config: the recipe.
-        rows: zero-shot results, one per task: `task`, `base`, `new`, `held_out_base` and
-            `held_out_new`.
+        tasks: what each task shows.
+        init: the words of the general template.
+        general: zero-shot results with the general template, one row per task: `task`, `base`,
+            `new`, `held_out_base` and `held_out_new`.
+        own: the same with the tasks' own templates.
         loss: mean contrastive loss of the last steps.
         data_hash: SHA-256 of the drawings.
         versions: of the packages that trained it.
@@ -39,26 +47,21 @@ def model_card(
     recipe = "\n".join(
         f"| {key} | {value} |" for key, value in config.model_dump().items() if key != "styles"
     )
+    shown = "\n".join(
+        f"| {name} | {', '.join(task.conditions) or 'plain'} | {task.template} |"
+        for name, task in tasks.items()
+    )
     table = "\n".join(
-        f"| {row['task']} | {_percent(row['base'])} | {_percent(row['new'])} | "
-        f"{_percent(row['held_out_base'])} | {_percent(row['held_out_new'])} |"
-        for row in rows
+        f"| {both[0]['task']} | {cells([both[0]], [both[1]])} |"
+        for both in zip(general, own, strict=True)
     )
-    average = " | ".join(
-        _percent(mean(values))
-        for values in (
-            [row["base"] for row in rows],
-            [row["new"] for row in rows],
-            [row["held_out_base"] or 0.0 for row in rows],
-            [row["held_out_new"] or 0.0 for row in rows],
-        )
-    )
+    average = cells(general, own)
     packages = ", ".join(f"{package} {version}" for package, version in versions.items())
     return f"""# Loqua's embedded backbone
 
 A tiny CLIP (open_clip's own class and tokenizer) pretrained from scratch on emoji drawings and
 their names. It exists so that the whole pipeline runs on real pictures in minutes; it knows
-nothing but emoji.
+nothing but emoji, shown plain and under named conditions.
 
     model = open_clip.create_model("local-dir:artifacts/pretrain")
 
@@ -68,11 +71,13 @@ no caption uses are zero: words that no drawing was named or tagged with mean no
 ## Training
 
 Contrastive loss. A picture is a random drawing of a concept in a random pose on a random
-background, with varied colours; its caption is made of the concept's name or tags. A quarter of a
-batch shows a concept for the second time, in another style: captions of such pairs name the true
-style and background in front of the name, so that the text tower heeds what precedes a name.
-AdamW (beta2 0.98), linear warm-up, cosine decay, gradients clipped to norm 1, bfloat16 autocast
-on CPU. Final loss {loss:.3f}. Made with {packages}.
+background, with varied colours, plain or under one or two conditions. A batch has few conditions
+and shows each of its concepts under two of them; captions name the conditions in front of the
+name ("this is a night blurred drawing of a ..."). So only the words in front of a name tell some
+captions of a batch apart, and the name others. Named conditions: {", ".join(NAMED)}.
+AdamW (beta2 0.98), linear warm-up, plateau, linear decay, gradients clipped to norm 1, float32.
+Final loss {loss:.3f}. Made with {packages}. `start` names the weights that the training starts
+from (data/README.md).
 
 | setting | value |
 |---|---|
@@ -89,25 +94,36 @@ styles include share-alike artwork, the weights are offered under CC-BY-SA-4.0.
 
 ## Zero-shot accuracy, percent
 
-Test poses, "a drawing of a {{}}", base and new classes apart. The first pair is noto + twemoji,
-the second the held-out style emojione; none of the three was pretrained on, but their concepts
-were, in other styles.
+Test poses, base / new classes. *General*: "{init} {{}}.", where tuning starts; *own*: the task's
+own template. The last two columns show the held-out style emojione, own words. The styles of the
+tasks were not pretrained on, but their concepts were, in other styles.
 
-| task | base | new | held-out base | held-out new |
+| task | conditions | own template |
+|---|---|---|
+{shown}
+
+| task | general | own | held-out, general | held-out, own |
 |---|---|---|---|---|
 {table}
 | **mean** | {average} |
 
-Mean of base and new: {_percent(mean([row[side] for row in rows for side in ("base", "new")]))}.
-
 ## Limits
 
-Drawings on plain backgrounds only; English CLDR names; {config.context_length} token positions.
+Drawings on plain backgrounds, under fixed changes of the whole picture; English CLDR
+names; {config.context_length} token positions.
 Six symbols whose names end in punctuation ("keycap: #", "A button (blood type)", ...) share part of
 their tokens with no caption, so their embeddings are poor.
 Not a general vision-language model.
 """
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def cells(*columns: Sequence[Mapping[str, Any]]) -> str:
+    """Return `base / new` of each column's rows on average, shot styles before held-out ones."""
+    found = []
+    for prefix in ("", "held_out_"):
+        for rows in columns:
+            sides = (
+                mean(row[f"{prefix}{side}"] or 0.0 for row in rows) for side in ("base", "new")
+            )
+            found.append(" / ".join(f"{100 * side:.1f}" for side in sides))
+    return " | ".join(found)
