@@ -78,7 +78,7 @@ ablations: $(READY) ## repeat the papers' ablations; writes docs/ablations.md (a
 	$(RUN) dvc repro -q features
 	$(RUN) python -m bench.ablations
 
-pretrain: $(READY) ## train the embedded backbone again (about 40 minutes)
+pretrain: $(READY) ## train the embedded backbone again, from its last checkpoint if it was interrupted
 	$(RUN) dvc unfreeze pretrain
 	$(RUN) dvc repro --single-item --force pretrain; status=$$?; $(RUN) dvc freeze pretrain; exit $$status
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.clip.backbone import build_clip
+from pipeline.clip.pretraining.card import model_card
 from pipeline.clip.pretraining.config import PretrainConfig
 from pipeline.clip.pretraining.recipe import (
     Batches,
@@ -25,6 +26,7 @@ from pipeline.clip.pretraining.recipe import (
     used_tokens,
     write_caption,
 )
+from pipeline.data.config import EmojiTask
 from pipeline.data.datasets.conditions import KINDS, NAMED, UNNAMED
 from pipeline.data.datasets.emoji import render_drawing
 from tests.helpers.toy import COLOURS
@@ -239,3 +241,22 @@ def test_captions_never_hold_a_word_of_an_unnamed_condition(
     batches = Batches(drawings, pixels, config(batch_size=8))
     words = {w for _ in range(40) for text in batches.draw()[1] for w in text.strip(".").split()}
     assert not words & {word for condition in UNNAMED for word in condition.split()} - set(COLOURS)
+
+
+def test_the_card_has_both_rows_of_every_task_and_their_means() -> None:
+    tasks = {
+        name: EmojiTask(group="things", conditions=[condition], template=f"a {condition} {{}}.")
+        for name, condition in (("one", "negative"), ("two", "thermal"))
+    }
+    general, own = (
+        [
+            {"task": name, "base": b, "new": b / 2, "held_out_base": b / 4, "held_out_new": None}
+            for name, b in zip(tasks, bases, strict=True)
+        ]
+        for bases in ((0.2, 0.4), (0.6, 0.8))
+    )
+    card = model_card(config(), tasks, "a drawing of a", general, own, 1.5, "abc", {"torch": "2"})
+    assert "| one | 20.0 / 10.0 | 60.0 / 30.0 | 5.0 / 0.0 | 15.0 / 0.0 |" in card
+    assert "| **mean** | 30.0 / 15.0 | 70.0 / 35.0 | 7.5 / 0.0 | 17.5 / 0.0 |" in card
+    assert "| two | thermal | a thermal {}. |" in card
+    assert all(condition in card for condition in NAMED)
