@@ -26,7 +26,7 @@ from pipeline.training.records import TestRow
 from pipeline.training.refit import zero_shot_row
 
 RENDER_SIZE = 64
-CHECKPOINT_STEPS = 50
+CHECKPOINT_STEPS = 25
 
 
 def main() -> None:
