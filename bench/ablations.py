@@ -24,7 +24,7 @@ from bench.units import Results, measure_missing, parser
 from pipeline.clip.backbone import load_backbone
 from pipeline.clip.encoders import TextSide
 from pipeline.core import paths
-from pipeline.core.provenance import value_hash
+from pipeline.core.hashes import value_hash
 from pipeline.data.manifest import load_manifest
 from pipeline.data.sampling import split_base_new
 from pipeline.features.files import load_features

@@ -28,7 +28,7 @@ from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.postgres import own_cluster
-from pipeline.tracking.recorder import Tally, sweep_log
+from pipeline.tracking.recorder import Tally, recording
 from pipeline.tracking.server import serve, wait_for
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_metrics
@@ -109,8 +109,8 @@ def measure(kind: str, n_trials: int, folder: Path) -> dict[str, float]:
     with store(kind, folder) as (uri, database):
         tracker = Tracker(TrackingConfig(uri=uri, experiment="bench"), folder / "state")
         tally, begun = Tally(within=0.01), time.perf_counter()
-        with sweep_log(tracker, "bench", {"git_commit": git_commit()}, console.print) as log:
-            log.begin({}, n_trials, {})
+        with recording(tracker, "bench", {"git_commit": git_commit()}, console.print) as log:
+            log.begin({}, n_trials, {}, {})
             for one in records:
                 start = time.perf_counter()
                 tally.add(one)

@@ -9,10 +9,10 @@ from itertools import chain
 
 from tqdm import tqdm
 
-from pipeline.clip.backbone import load_backbone
+from pipeline.clip.images import load_image_encoder
 from pipeline.core import paths
 from pipeline.core.errors import run_stage
-from pipeline.core.provenance import file_hash
+from pipeline.core.hashes import file_hash
 from pipeline.data.manifest import load_manifest
 from pipeline.data.sampling import Draws
 from pipeline.features.extract import encode_task
@@ -26,7 +26,7 @@ def main() -> None:
     task = params.task(sys.argv[1:])
     path = paths.manifest_path(task)
     manifest = load_manifest(path, root=params.prepare.root)
-    backbone = load_backbone(params.backbone)
+    encoder = load_image_encoder(params.backbone)
     shots = {params.sweep.shots, *chain(*(p.shots or [] for p in params.protocols.values()))}
     draws = Draws(
         seeds=sorted({*params.sweep.seeds, *params.evaluate.seeds}),
@@ -37,7 +37,7 @@ def main() -> None:
     shards = paths.shards_path(task)
     with tqdm(total=total, desc=task, unit="image", unit_scale=True) as bar:
         features = encode_task(
-            backbone, manifest, file_hash(path), params.features, bar.update, draws, shards
+            encoder, manifest, file_hash(path), params.features, bar.update, draws, shards
         )
     save_features(paths.features_path(task), features)
     shutil.rmtree(shards, ignore_errors=True)

@@ -17,7 +17,8 @@ from pipeline.clip.pretraining.recipe import Pretraining
 from pipeline.core import paths
 from pipeline.core.errors import run_stage
 from pipeline.core.files import write_atomic
-from pipeline.core.provenance import file_hash, versions
+from pipeline.core.hashes import file_hash
+from pipeline.core.provenance import versions
 from pipeline.data.datasets.emoji import build_manifest, read_drawings, read_tasks, render_drawings
 from pipeline.features.extract import encode_task
 from pipeline.params import Params, load_params

@@ -17,8 +17,9 @@ from pipeline.core.config import flatten
 from pipeline.core.disk import check_writable
 from pipeline.core.errors import run_stage
 from pipeline.core.files import save_json, save_record
+from pipeline.core.hashes import value_hash
 from pipeline.core.locks import exclusive
-from pipeline.core.provenance import checkout_id, git_commit, value_hash, versions
+from pipeline.core.provenance import checkout_id, git_commit, versions
 from pipeline.core.workspace import is_copy
 from pipeline.params import Params, load_params
 from pipeline.sweep.driver import run_sweep
@@ -26,7 +27,7 @@ from pipeline.sweep.ray_cluster import check_resources, cluster, cluster_resourc
 from pipeline.sweep.selection import choose_per_task, choose_winners, pareto_front
 from pipeline.sweep.study import Search
 from pipeline.sweep.trainable import SweepJob
-from pipeline.tracking.recorder import Ended, SweepLog, Tally, sweep_log
+from pipeline.tracking.recorder import Ended, Recorder, Tally, recording
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.inputs import load_inputs
 from pipeline.training.records import FailedTrial, TrialRecord, Winners
@@ -104,10 +105,10 @@ def sweep(params: Params) -> None:
     tracker = Tracker(params.tracking, paths.STATE)
     job, study = load_job(params)
     console.print(f"searched: {', '.join(params.sweep.space)}; every trial sets its own values")
-    with sweep_log(tracker, study.name, study.tags, say) as log:
+    with recording(tracker, study.name, study.tags, say) as log:
         search = Search(paths.STATE / "optuna.db", study.name, params.sweep)
-        log.begin(study.params, search.n_trials, ended(search))
-        log.describe({name: axis.words for name, axis in params.sweep.space.items()})
+        searched = {name: axis.words for name, axis in params.sweep.space.items()}
+        log.begin(study.params, search.n_trials, searched, ended(search))
         tally = Tally(params.evaluate.compact_within, 0, search.n_pruned, search.n_failed)
         for record in search.finished():
             tally.add(record)
@@ -136,7 +137,7 @@ class Progress:
     """Counts every trial, tells the tracking server and prints a line for it."""
 
     n_trials: int
-    log: SweepLog
+    log: Recorder
     tally: Tally
 
     def on_finished(self, record: TrialRecord) -> None:

@@ -18,18 +18,24 @@ Port = Annotated[int, typer.Option(min=1, max=65535, envvar="MLFLOW_PORT")]
 def ui(port: Port = 5000) -> None:
     """Open the MLflow UI of this project's runs, on this machine only."""
     from pipeline.core import paths
+    from pipeline.core.urls import without_credentials
     from pipeline.params import load_params
     from pipeline.tracking.config import tracking_uri
 
-    uri = tracking_uri(load_params().tracking, paths.STATE)
-    if uri.startswith("http"):
-        print(f"the server {uri} records the runs; open it in a browser")
+    params = load_params()
+    uri = tracking_uri(params.tracking, paths.STATE)
+    served = uri.startswith("http")
+    url = without_credentials(uri) if served else f"http://{LOOPBACK}:{port}"
+    if served:
+        print(f"the server {url} records the runs; open it in a browser")
         return
-    from pipeline.tracking.tracker import make_database
+    from pipeline.tracking.database import make_database
+    from pipeline.tracking.views import newest_links
 
     make_database(uri)
-    url = f"http://{LOOPBACK}:{port}"
-    run(uri, paths.STATE.resolve() / "mlartifacts", LOOPBACK, port, (), f"open {url}")
+    found = newest_links(uri, params.tracking, url, params.register_.name)
+    lines = [f"open {url}", *(f"  {what}: {link}" for what, link in found.items())]
+    run(uri, paths.STATE.resolve() / "mlartifacts", LOOPBACK, port, (), "\n".join(lines))
 
 
 def server(

@@ -1,61 +1,42 @@
-"""The frozen backbone: any open_clip model, and the only module that imports open_clip.
-
-Shapes: N images, H = W pixels, E joint embedding width.
-"""
+"""The frozen backbone: any open_clip model. Only this module and `images` import open_clip."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from pipeline.clip.config import BUDGET_BYTES, BackboneConfig
 from pipeline.clip.encoders import TextSide
-from pipeline.clip.fingerprint import fingerprint
-from pipeline.clip.text.huggingface import Tower, WholeTower
+from pipeline.clip.images import CONFIG, WEIGHTS, ImageEncoder, load_model, wrap_images
+from pipeline.clip.text.encoder import TextEncoder
+from pipeline.clip.text.huggingface import WholeTower
 from pipeline.clip.text.layout import Frame
 from pipeline.clip.text.tower import TextTower
 from pipeline.clip.vision_tower import VisionTower
 
-Transform = Callable[[Image.Image], Tensor]
-WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
-
 
 @dataclass(frozen=True)
-class Backbone:
+class Backbone(ImageEncoder):
     """A frozen vision-language model.
 
     Attributes:
-        model: open_clip's, in evaluation mode, without gradients.
-        transform: the model's own preprocessing of one picture, to `[3, H, W]`.
         text: the text tower, for learned contexts.
+        tokenizer: of captions.
         logit_scale: factor on cosine similarities.
-        fingerprint: SHA-256 of all weights and of what layers do with them; see `fingerprint`.
     """
 
-    model: Any
-    transform: Transform
-    text: Tower
+    text: TextEncoder
     tokenizer: Any
     logit_scale: float
-    fingerprint: str
-    device: torch.device
-
-    @torch.inference_mode()
-    def encode_images(self, pictures_N3HW: Tensor) -> Tensor:
-        """Return unit features `[N, E]`, float32, on the CPU."""
-        features_NE = self.model.encode_image(pictures_N3HW.to(self.device))
-        return F.normalize(features_NE.float(), dim=-1).cpu()
 
     @torch.inference_mode()
     def encode_captions(self, captions: list[str]) -> Tensor:
@@ -107,57 +88,30 @@ class Backbone:
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
-    """Load a model with its weights, frozen, in float32.
+    """Load both encoders.
 
     Raises:
         ValueError: if the model or its weights are not there.
     """
-    folder = Path(config.name)
-    is_folder = (folder / CONFIG).is_file()
-    if is_folder and config.pretrained:
-        raise ValueError(
-            f"backbone.pretrained: {config.pretrained!r} does not apply to the folder "
-            f"{folder}, which has its own weights; allowed is null"
-        )
-    if (folder.is_dir() or "/" in config.name.removeprefix("hf-hub:")) and not (
-        is_folder or config.name.startswith("hf-hub:")
-    ):
-        raise ValueError(f"backbone.name: {config.name}: no folder with {CONFIG} and {WEIGHTS}")
-    name = f"local-dir:{folder.resolve()}" if is_folder else config.name
-    device = config.torch_device()
-    try:
-        model = open_clip.create_model(
-            name, config.pretrained, device=device, require_pretrained=True
-        )
-        tokenizer = open_clip.get_tokenizer(name)
-    except Exception as error:  # open_clip and the hub raise many kinds
-        raise ValueError(
-            f"backbone.name: {config.name} (pretrained: {config.pretrained}) cannot be loaded: "
-            f"{error}; allowed: an open_clip model with its weights, hf-hub:..., or a folder"
-        ) from None
-    model.eval().requires_grad_(False)
-    return wrap_model(model, tokenizer, device, int(config.text_budget_gb * 2**30))
+    model, tokenizer = load_model(config)
+    budget_bytes = int(config.text_budget_gb * 2**30)
+    return wrap_model(model, tokenizer, config.torch_device(), budget_bytes)
 
 
 def wrap_model(
     model: Any, tokenizer: Any, device: torch.device, budget_bytes: int = BUDGET_BYTES
 ) -> Backbone:
     """Gather what the pipeline needs of an open_clip model."""
-    preprocess = open_clip.transform.image_transform_v2(
-        open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
-    )
+    images = wrap_images(model, device)
     return Backbone(
-        model=model,
-        transform=preprocess,
+        **vars(images),
         text=wrap_text(getattr(model, "text", model), tokenizer, budget_bytes).to(device),
         tokenizer=tokenizer,
         logit_scale=float(model.logit_scale.exp()),
-        fingerprint=fingerprint(model),
-        device=device,
     )
 
 
-def wrap_text(text: Any, tokenizer: Any, budget_bytes: int) -> Tower:
+def wrap_text(text: Any, tokenizer: Any, budget_bytes: int) -> TextEncoder:
     """Return the text tower in the form that runs it best.
 
     Raises:
@@ -186,28 +140,6 @@ def caption_frame(tokenizer: Any) -> Frame:
     while rest and rest[-1] == pad:
         rest.pop()
     return Frame(tuple(row[:start]), tuple(rest), pad)
-
-
-def crop_transform(backbone: Backbone, scale: tuple[float, float], flip: bool) -> Transform:
-    """Return CoOp's augmentation of training images: a random crop, mirrored or not.
-
-    Args:
-        backbone: gives the size and the normalization.
-        scale: smallest and largest area of a crop, relative to the image.
-        flip: whether crops are mirrored at random.
-    """
-    visual = backbone.model.visual.preprocess_cfg
-    steps: list[nn.Module] = [
-        v2.RGB(),
-        v2.RandomResizedCrop(visual["size"], scale, interpolation=v2.InterpolationMode.BICUBIC),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(visual["mean"], visual["std"]),
-    ]
-    if flip:
-        steps.insert(2, v2.RandomHorizontalFlip())
-    transform: Transform = v2.Compose(steps)
-    return transform
 
 
 def build_clip(model_config: dict[str, Any], context_length: int) -> tuple[Any, Any]:

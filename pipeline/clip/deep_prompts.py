@@ -1,9 +1,7 @@
-"""Deep prompts: the states of a prompt's positions, given anew before each of the first blocks.
+"""Deep prompts: states that replace those of the prompt's positions before each early block.
 
-MaPLe (arXiv 2210.03117), as its public code runs it: the first block gets the prompt with the
-rest of its input, and what it makes of the prompt is thrown away before the next.
-
-Shapes: S replicas, J deep prompts, M prompt positions, X positions in all, D width.
+MaPLe (arXiv 2210.03117), as its public code runs it: the first block reads the prompt with the
+rest of its input, and the states that it computes for the prompt are discarded before the next.
 """
 
 from __future__ import annotations
@@ -13,18 +11,18 @@ from torch import Tensor
 
 
 def replace_prompt(x: Tensor, deep: Tensor | None, block: int, start: int) -> Tensor:
-    """Put a block's deep prompt into the states that enter it, as it is.
+    """Put a block's deep prompt into the states that enter it, unchanged.
 
-    Block i = 1..J (counted from 0) gets `deep[:, i - 1]`; other blocks get `x` itself.
+    Block i = 1..I (counted from 0) gets `deep[:, i - 1]`; other blocks get `x` itself.
 
     Args:
-        x: `[S, ..., X, D]` states.
-        deep: `[S, J, ..., M, D]`, whose middle dimensions may be 1; None if there are none.
+        x: `[S, ..., L, D]` states, of the text or the image tower.
+        deep: `[S, I, ..., M, D]`, whose middle dimensions may be 1; None if there are none.
         block: i.
         start: the first of the M positions.
 
     Returns:
-        `[S, ..., X, D]`.
+        `[S, ..., L, D]`.
     """
     if deep is None or not 1 <= block <= deep.shape[1]:
         return x

@@ -1,19 +1,16 @@
-"""Both encoders as fits need them: the text tower with tokenized names, and the image tower.
-
-Shapes: S seeds, K classes, M context tokens, E joint embedding width.
-"""
+"""Both encoders as fits need them: the text tower with tokenized names, and the image tower."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.clip.text.huggingface import AnyNames, Tower
-from pipeline.clip.text.tower import TextTower
+from pipeline.clip.text.encoder import TextEncoder
 from pipeline.clip.vision_tower import VisionTower
 from pipeline.core.errors import report_all
 from pipeline.prompts.coupling import Inputs, couple, stack
@@ -23,17 +20,17 @@ from pipeline.prompts.stored import StoredPrompt
 
 @dataclass(frozen=True)
 class TextSide:
-    """All that a fit needs of a backbone; it travels to workers as one object.
+    """What a fit needs of a backbone, in one object that is sent to workers.
 
     Attributes:
         tower: the frozen text tower.
         logit_scale: factor on cosine similarities.
         init_words: token ids of the words that start a context.
         name_tokens: token ids of every class name, full stop included.
-        vision: the frozen image tower, where prompts are to stand in it.
+        vision: the frozen image tower, if prompts go into it.
     """
 
-    tower: Tower
+    tower: TextEncoder
     logit_scale: float
     init_words: list[int]
     name_tokens: dict[str, list[int]]
@@ -51,19 +48,19 @@ class TextSide:
         Raises:
             ValueError: naming the depth and what is allowed.
         """
-        n_text = len(self.tower.blocks) if isinstance(self.tower, TextTower) else 0
+        n_text = self.tower.n_blocks
         n_vision = len(self.vision.blocks) if self.vision is not None else 0
         if depth > min(n_text, n_vision):
             raise ValueError(
-                f"prompt.depth {depth}: allowed are 0 to {min(n_text, n_vision)}; the text tower "
-                f"takes prompts in {n_text} layers, the image tower in {n_vision}"
+                f"prompt.depth: got {depth}; expected 0 to {min(n_text, n_vision)}: the text tower "
+                f"reads prompts in {n_text} layers, the image tower in {n_vision}"
             )
 
     def init_MD(self, n_ctx: int) -> Tensor:
         """Return the embeddings `[M, D]` that start a context of M tokens."""
         return self.tower.embed(init_tokens(self.init_words, n_ctx))
 
-    def pack(self, class_names: Sequence[str], n_ctx: int) -> AnyNames:
+    def pack(self, class_names: Sequence[str], n_ctx: int) -> Any:
         """Pack class names behind a context of M tokens."""
         return self.tower.pack([self.name_tokens[name] for name in class_names], n_ctx)
 
@@ -75,7 +72,7 @@ class TextSide:
         """
         room = self.tower.room(n_ctx)
         problems = [
-            f"{name!r}: {len(tokens)} tokens, allowed are {room}"
+            f"{name!r}: got {len(tokens)} tokens; expected at most {room}"
             for name, tokens in self.name_tokens.items()
             if len(tokens) > room
         ]
@@ -95,15 +92,15 @@ class TextSide:
     def inputs(self, prompts: Sequence[StoredPrompt]) -> Inputs:
         """Return what the towers read of S stored prompts of one kind."""
         init_MD = self.init_MD(prompts[0].n_ctx)
-        found = []
+        inputs = []
         for prompt in prompts:
             values = {name: value.to(init_MD.device) for name, value in prompt.values().items()}
-            found.append(couple(merge(init_MD, values), values))
-        return stack(found)
+            inputs.append(couple(merge(init_MD, values), values))
+        return stack(inputs)
 
     @torch.no_grad()
-    def class_embeddings(self, prompts: Sequence[StoredPrompt], names: AnyNames) -> Tensor:
+    def class_embeddings(self, prompts: Sequence[StoredPrompt], names: Any) -> Tensor:
         """Return the class embeddings `[S, K, E]` of stored prompts."""
         inputs = self.inputs(prompts)
-        embeddings: Tensor = self.tower(inputs.context_MD, names, inputs.deep_JMD)
+        embeddings: Tensor = self.tower(inputs.context_MD, names, inputs.deep_IMD)
         return embeddings

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.clip.config import BUDGET_BYTES
@@ -175,6 +176,11 @@ class VisionTower(nn.Module):
             x_SBXW = block(replace_prompt(x_SBXW, deep_SJ1MW, index, start=token_SBLW.shape[2]))
         pooled_SBW: Tensor = self.ln_post(x_SBXW[:, :, 0])
         return pooled_SBW if self.proj is None else pooled_SBW @ self.proj
+
+
+def encode_tokens(vision: VisionTower, token_SBLW: Tensor, prompt_SJMW: Tensor) -> Tensor:
+    """Return the unit features `[S, B, E]` of images beside each replica's prompts, float32."""
+    return F.normalize(vision(token_SBLW, prompt_SJMW).float(), dim=-1)
 
 
 def check_visual(visual: Any) -> None:

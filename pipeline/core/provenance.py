@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 from pipeline.core import paths
 from pipeline.core.code import code_identity
@@ -50,22 +46,6 @@ def origin(modules: Iterable[str]) -> Origin:
 def versions() -> dict[str, str]:
     """Return the versions of the packages that can change a number."""
     return {package: version(package) for package in PACKAGES}
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def bytes_hash(data: bytes) -> str:
-    """Return the SHA-256 of bytes."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def value_hash(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, independent of the order of keys."""
-    return bytes_hash(json.dumps(value, sort_keys=True).encode())
 
 
 def checkout_id() -> str:

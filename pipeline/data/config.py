@@ -111,5 +111,4 @@ class PrepareConfig(Config):
     @property
     def root(self) -> Path:
         """Where the relative paths of the source's manifests start."""
-        roots = {"coop": self.coop.root, "folder": self.folder.root, "table": self.table.root}
-        return Path(roots.get(self.source, ""))
+        return Path(getattr(getattr(self, self.source), "root", ""))

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.clip.backbone import Backbone
+from pipeline.clip.images import ImageEncoder
 from pipeline.core.errors import report_all
-from pipeline.core.provenance import value_hash
+from pipeline.core.hashes import value_hash
 from pipeline.data.manifest import SPLITS, Manifest
 from pipeline.data.sampling import Draws
 from pipeline.features.config import FeaturesConfig
@@ -31,7 +31,7 @@ Progress = Callable[[int], Any]
 
 
 def encode_task(
-    backbone: Backbone,
+    encoder: ImageEncoder,
     manifest: Manifest,
     data_hash: str,
     config: FeaturesConfig,
@@ -49,7 +49,7 @@ def encode_task(
     not have it (`lenient`): shots are drawn from the others, and those that this adds are encoded.
 
     Args:
-        backbone: the frozen model.
+        encoder: the frozen model.
         manifest: the task.
         data_hash: of the manifest.
         config: views, crops, batches, and what an image that cannot be read means.
@@ -62,9 +62,9 @@ def encode_task(
         ValueError: naming every image that cannot be read, after all were tried; or, if they are
             left out, every class that has no image left in a split.
     """
-    pictures = Pictures(backbone, manifest, config)
+    pictures = Pictures(encoder, manifest, config)
     if folder is not None:
-        folder = folder / settings_hash(backbone, config)
+        folder = folder / settings_hash(encoder, config)
     bad: dict[int, str] = {}
     kept_X2 = np.empty((0, 2), dtype=np.int64)
     parts: list[Tensor] = []
@@ -74,7 +74,7 @@ def encode_task(
         new_X2 = wanted_X2[~np.isin(flat(wanted_X2), flat(kept_X2))]
         if not len(new_X2):
             break
-        features_XE, reasons = encode_pictures(backbone, pictures, new_X2, config, progress, folder)
+        features_XE, reasons = encode_pictures(encoder, pictures, new_X2, config, progress, folder)
         bad |= {int(new_X2[x, 0]): reason for x, reason in reasons.items()}
         if config.on_bad_image == "strict":
             report_all(bad_title(manifest, bad), list(bad.values()), LISTED)
@@ -86,7 +86,7 @@ def encode_task(
     order_X = flat(kept_X2).argsort()
     index_X = order_X[np.searchsorted(flat(kept_X2), flat(wanted_X2), sorter=order_X)]
     features_XE = torch.cat(parts)[torch.from_numpy(index_X)]
-    return assemble(backbone, manifest, data_hash, config, features_XE, chosen_N, bad)
+    return assemble(encoder, manifest, data_hash, config, features_XE, chosen_N, bad)
 
 
 def flat(place_X2: np.ndarray) -> np.ndarray:
@@ -95,10 +95,10 @@ def flat(place_X2: np.ndarray) -> np.ndarray:
     return np.asarray(row_X + (view_X << 32))
 
 
-def settings_hash(backbone: Backbone, config: FeaturesConfig) -> str:
+def settings_hash(encoder: ImageEncoder, config: FeaturesConfig) -> str:
     """Return a name for everything but the picture that its features depend on."""
-    preprocess = backbone.model.visual.preprocess_cfg
-    return value_hash([backbone.fingerprint, preprocess, config.crop_scale, config.flip])[:16]
+    preprocess = encoder.preprocessing
+    return value_hash([encoder.fingerprint, preprocess, config.crop_scale, config.flip])[:16]
 
 
 def bad_title(manifest: Manifest, bad: dict[int, str]) -> str:
@@ -129,7 +129,7 @@ def check_classes(manifest: Manifest, bad: Collection[int]) -> None:
 
 
 def encode_pictures(
-    backbone: Backbone,
+    encoder: ImageEncoder,
     pictures: Pictures,
     place_X2: np.ndarray,
     config: FeaturesConfig,
@@ -154,7 +154,7 @@ def encode_pictures(
             pictures_N3HW, problems = next(batches)
             good = np.array([problem is None for problem in problems])
             if pictures_N3HW is not None:
-                encoded.put(at_n[good], backbone.encode_images(pictures_N3HW))
+                encoded.put(at_n[good], encoder.encode_images(pictures_N3HW))
             reasons |= {int(x): why for x, why in zip(at_n, problems, strict=True) if why}
             progress(len(at_n))
         if folder:
@@ -165,7 +165,7 @@ def encode_pictures(
 
 
 def assemble(
-    backbone: Backbone,
+    encoder: ImageEncoder,
     manifest: Manifest,
     data_hash: str,
     config: FeaturesConfig,
@@ -176,7 +176,7 @@ def assemble(
     """Put the features of `places` beside what the manifest knows of the images.
 
     Args:
-        backbone: that made the features.
+        encoder: that made the features.
         manifest: the task.
         data_hash: of the manifest.
         config: of the encoding; each training image has `config.views` crops.
@@ -204,7 +204,7 @@ def assemble(
         views_NVE=torch.cat([plain_NE[train_N][None], crops_VNE]).movedim(0, 1).contiguous(),
         train_label_T=torch.tensor(manifest.rows["label"].to_numpy()[pool_T]),
         train_index_T=torch.from_numpy(place_N[pool_T]),
-        fingerprint=backbone.fingerprint,
+        fingerprint=encoder.fingerprint,
         data_hash=data_hash,
         settings=config.content,
         skipped=tuple(bad[row] for row in sorted(bad)),

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.clip.backbone import Backbone, crop_transform
+from pipeline.clip.images import ImageEncoder, crop_transform
 from pipeline.core.errors import report_all
 from pipeline.data.decode import read_picture
 from pipeline.data.manifest import Manifest
 from pipeline.features.config import FeaturesConfig
-from pipeline.features.pixels import TaskPictures
-from pipeline.features.task import TaskFeatures
+from pipeline.features.task import TaskFeatures, TaskPictures
 
 Batch = tuple[Tensor | None, list[str | None]]
 """The readable pictures `[n, 3, H, W]`, and for all of the batch why there is none, or None."""
@@ -35,13 +34,13 @@ class Pictures(Dataset[Tensor | str]):
     it is the same whichever other pictures are loaded.
     """
 
-    def __init__(self, backbone: Backbone, manifest: Manifest, config: FeaturesConfig) -> None:
+    def __init__(self, encoder: ImageEncoder, manifest: Manifest, config: FeaturesConfig) -> None:
         """Keep what worker processes need; no weights."""
         self.images = manifest.images
         self.place_N = manifest.in_split("train").cumsum() - 1
         self.plain, self.crop = (
-            backbone.transform,
-            crop_transform(backbone, config.crop_scale, config.flip),
+            encoder.transform,
+            crop_transform(encoder, config.crop_scale, config.flip),
         )
         self.seed = config.seed
 
@@ -122,21 +121,21 @@ def load_batches(
 
 
 def load_pictures(
-    backbone: Backbone, manifest: Manifest, features: TaskFeatures, config: FeaturesConfig
+    encoder: ImageEncoder, manifest: Manifest, features: TaskFeatures, config: FeaturesConfig
 ) -> TaskPictures:
     """Return the pixels that the features of a task are made of.
 
     Raises:
         ValueError: naming every picture that cannot be read, after all were tried.
     """
-    visual = backbone.model.visual.preprocess_cfg
+    visual = encoder.preprocessing
     mean_311, std_311 = (torch.tensor(visual[key])[:, None, None] for key in ("mean", "std"))
     row_N = features.row_N.numpy()
     place_X2 = places(manifest, row_N, config.views)
     batches = cut(np.arange(len(place_X2)), config.batch_size)
     parts: list[Tensor] = []
     problems: list[str] = []
-    pictures = Pictures(backbone, manifest, config)
+    pictures = Pictures(encoder, manifest, config)
     for pictures_N3HW, reasons in load_batches(pictures, place_X2, batches, config.n_workers):
         problems += [reason for reason in reasons if reason]
         if pictures_N3HW is not None:  # transforms end with x / 255 and normalization: undo both
@@ -155,11 +154,11 @@ def load_pictures(
 
 
 def with_pictures(
-    features: TaskFeatures, backbone: Backbone, manifest: Manifest, config: FeaturesConfig
+    features: TaskFeatures, encoder: ImageEncoder, manifest: Manifest, config: FeaturesConfig
 ) -> TaskFeatures:
     """Return features with the pixels that they were made of.
 
     Raises:
         ValueError: naming every picture that cannot be read.
     """
-    return replace(features, pictures=load_pictures(backbone, manifest, features, config))
+    return replace(features, pictures=load_pictures(encoder, manifest, features, config))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.core.files import write_atomic
-from pipeline.core.provenance import bytes_hash
+from pipeline.core.hashes import bytes_hash
 
 SIZE = 4096
 """Pictures of a shard."""

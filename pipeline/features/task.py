@@ -1,7 +1,7 @@
 """Image features of a task, encoded once through the frozen image tower.
 
-Shapes: N encoded images, T training images that shots are drawn from, V views, E joint embedding
-width.
+Shapes: N encoded images, T training images that shots are drawn from, V views, H = W pixels,
+E joint embedding width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,31 @@ import torch
 from torch import Tensor
 
 from pipeline.data.manifest import SPLITS
-from pipeline.features.pixels import TaskPictures
+
+
+@dataclass(frozen=True)
+class TaskPictures:
+    """The pictures behind a task's features, in the same order, as the image tower gets them.
+
+    Attributes:
+        pixel_N3HW: uint8, resized and cropped, not yet normalized.
+        view_NV3HW: uint8, the training images alone: plain view first, then the same crops that
+            the features were made of.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
+
+    pixel_N3HW: Tensor
+    view_NV3HW: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalized(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """Return pixels as the tower reads them, float32, `[..., 3, H, W]`."""
+        mean_311, std_311 = (
+            torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std)
+        )
+        return (pixels.to(device).float() / 255 - mean_311) / std_311
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 The first J layers of the text tower read contexts of their own, P_0 (the usual context) and
 P_1 .. P_{J-1}; the same layers of the image tower read linear functions of them, A_i P_i + b_i.
 
-Shapes: S replicas, M context tokens, D text width, W image width, J prompted layers.
+A stored prompt names its factors `deep_JMD`, `coupling_JWD` and `bias_JW`: the names are part of
+the file format, though the first has J - 1 layers. In code it is `deep_IMD`.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ class Inputs:
 
     Attributes:
         context_MD: the text tower's first layer reads it between start tokens and name.
-        deep_JMD: its layers 1 to J - 1 read these in the context's place; None if J is 1 or 0.
+        deep_IMD: its layers 1 to I = J - 1 read these in the context's place; None if there are
+            none.
         vision_JMW: layers 0 to J - 1 of the image tower read these; None if J is 0.
     """
 
     context_MD: Tensor
-    deep_JMD: Tensor | None = None
+    deep_IMD: Tensor | None = None
     vision_JMW: Tensor | None = None
 
 
 def start_coupling(
     depth: int, context_MD: Tensor, vision_width: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Draw what J = `depth` prompted layers learn beside the context, by the names it is stored.
+    """Draw what J = `depth` prompted layers learn beside the context, by its stored names.
 
     `(J - 1) M D + J W (D + 1)` scalars: deep prompts, normal(0, 0.02), and the coupling functions,
     uniform within 1 / sqrt(D) as in torch's linear layers. At J = 1 there are no deep prompts.
@@ -58,16 +60,16 @@ def couple(context_MD: Tensor, values: dict[str, Tensor]) -> Inputs:
 
     Args:
         context_MD: P_0.
-        values: the factors of a prompt, by the names they are stored under.
+        values: the factors of a prompt, by their stored names.
     """
     if "coupling_JWD" not in values:
         return Inputs(context_MD)
-    deep_JMD = values.get("deep_JMD")
+    deep_IMD = values.get("deep_JMD")
     text_JMD = context_MD[None]
-    if deep_JMD is not None:
-        text_JMD = torch.cat([text_JMD, deep_JMD])
+    if deep_IMD is not None:
+        text_JMD = torch.cat([text_JMD, deep_IMD])
     vision_JMW = text_JMD @ values["coupling_JWD"].transpose(1, 2) + values["bias_JW"][:, None]
-    return Inputs(context_MD, deep_JMD, vision_JMW)
+    return Inputs(context_MD, deep_IMD, vision_JMW)
 
 
 def stack(inputs: Sequence[Inputs]) -> Inputs:
@@ -79,6 +81,6 @@ def stack(inputs: Sequence[Inputs]) -> Inputs:
 
     return Inputs(
         torch.stack([one.context_MD for one in inputs]),
-        stacked([one.deep_JMD for one in inputs]),
+        stacked([one.deep_IMD for one in inputs]),
         stacked([one.vision_JMW for one in inputs]),
     )

@@ -1,7 +1,6 @@
-"""What is kept of a learned prompt: bit-packed codes and half-precision codebooks, or values.
+"""A learned prompt as it is stored: bit-packed codes and half-precision codebooks, or values.
 
-Shapes: n scalars, G codebooks, C = 2^bits centroids, M context tokens, D text width, R rank,
-J prompted layers below the input, W width of the image tower.
+Shapes: n scalars.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class StoredTensor:
 
     @classmethod
     def from_values(cls, values: Tensor) -> StoredTensor:
-        """Keep the values, of any shape, in half precision.
+        """Store values of any shape in half precision.
 
         Raises:
             ValueError: if a value does not fit it.
@@ -68,7 +67,7 @@ class StoredTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that must be kept to rebuild the factor."""
+        """Bytes that rebuild the factor."""
         return self.payload.nbytes + self.codebook.nbytes
 
 
@@ -106,8 +105,8 @@ def to_half(values: Tensor) -> Tensor:
     wrong = ~half.isfinite()
     if wrong.any():
         raise ValueError(
-            f"a prompt's value of {float(values.detach().cpu()[wrong][0]):g}; allowed are those "
-            f"of half precision, up to {torch.finfo(torch.float16).max:g}"
+            f"got a prompt value of {float(values.detach().cpu()[wrong][0]):g}; expected a half-"
+            f"precision number, up to {torch.finfo(torch.float16).max:g}"
         )
     return half
 
@@ -115,7 +114,7 @@ def to_half(values: Tensor) -> Tensor:
 def check_factors(n_ctx: int, tensors: dict[str, StoredTensor]) -> None:
     """Refuse factors that make no context of M tokens.
 
-    Allowed are
+    Expected are
 
         none                                        the template's words: zero-shot CLIP
         context_MD                                  CoOp, QCoOp
@@ -123,8 +122,7 @@ def check_factors(n_ctx: int, tensors: dict[str, StoredTensor]) -> None:
         context_MD, deep_JMD, coupling_JWD, bias_JW deep and coupled to the image tower: MaPLe,
                                                     arXiv 2210.03117
 
-    where `coupling` and `bias` have J + 1 layers, the input and the J below it; with J = 0
-    there is no `deep_JMD`.
+    where `coupling` and `bias` have J layers and `deep_JMD` has J - 1; with J = 1 there is none.
 
     Raises:
         ValueError: naming the shapes.
@@ -145,4 +143,4 @@ def check_factors(n_ctx: int, tensors: dict[str, StoredTensor]) -> None:
         case {"context_MD": (_, width)}:
             allowed = {"context_MD": (n_ctx, width)}
     if shapes != allowed:
-        raise ValueError(f"factors {shapes} make no context of {n_ctx} tokens")
+        raise ValueError(f"got factors {shapes}, which make no context of {n_ctx} tokens")

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from mlflow.tracking import MlflowClient
 
+from pipeline.core.urls import without_credentials
 from pipeline.registry.config import Policy
 from pipeline.registry.mlflow_model import log_model
 from pipeline.registry.promotion import ALIASES, refusal
@@ -73,7 +74,9 @@ def register(
             card = version_card(name, number, release, version.tags, licenses)
             tracker.client.update_model_version(name, number, description=card)
     except MlflowException as error:
-        raise ValueError(f"register.name: {name} at {shown(tracker.uri)}: {error}") from error
+        raise ValueError(
+            f"register.name: {name} at {without_credentials(tracker.uri)}: {error}"
+        ) from error
     return Registered(release.method, number, digest, not known, version.tags)
 
 
@@ -193,13 +196,8 @@ def load_model(model_uri: str) -> PyFuncModel:
     try:
         return load_version(mlflow.get_registry_uri(), fixed_uri(model_uri))
     except MlflowException as error:
-        where = shown(mlflow.get_registry_uri())
+        where = without_credentials(mlflow.get_registry_uri())
         raise ValueError(f"{model_uri}: not to be had at {where}: {error.message}") from None
-
-
-def shown(uri: str) -> str:
-    """Return an address without the name and password that it may carry."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def fixed_uri(model_uri: str) -> str:
@@ -230,7 +228,7 @@ def load_predictor(model_uri: str) -> Predictor:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(fixed_uri(model_uri))) / "artifacts"
     except (MlflowException, OSError) as error:
-        where = shown(mlflow.get_registry_uri())
+        where = without_credentials(mlflow.get_registry_uri())
         raise ValueError(f"{model_uri}: not to be had at {where}: {error}") from None
     if not (folder / "model.json").is_file():
         raise ValueError(f"{model_uri}: no model of Loqua")

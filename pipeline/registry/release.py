@@ -14,7 +14,8 @@ from typing import Any
 
 from pipeline.clip.config import BackboneConfig
 from pipeline.core.code import ROOT, import_closure, module_file
-from pipeline.core.provenance import file_hash, git_commit, value_hash
+from pipeline.core.hashes import file_hash, value_hash
+from pipeline.core.provenance import git_commit
 from pipeline.prompts.file import load_prompt, pack_prompt
 from pipeline.registry.promotion import BENCHMARK, SCORE
 from pipeline.training.records import Measurement

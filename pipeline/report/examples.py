@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.similarity import logits
-from pipeline.features.pixels import encode_beside
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.stored import StoredPrompt
+from pipeline.training.pictures import encode_beside
 from pipeline.training.protocols import Target
 
 PER_KIND = 6

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from pipeline.clip.encoders import TextSide
-from pipeline.clip.text.huggingface import Tower
+from pipeline.clip.text.encoder import TextEncoder
 from pipeline.core.errors import report_all
 from pipeline.prompts.prompt import plain_context
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
@@ -63,7 +63,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def load_coop(path: Path, tower: Tower, init: str) -> StoredPrompt:
+def load_coop(path: Path, tower: TextEncoder, init: str) -> StoredPrompt:
     """Read the context of a checkpoint of CoOp's public code.
 
     `state_dict` holds `ctx` [M, D], alone or below `prompt_learner.`, as CoOp (arXiv 2109.01134)
@@ -99,7 +99,7 @@ def load_coop(path: Path, tower: Tower, init: str) -> StoredPrompt:
         raise ValueError(f"{path}: ctx: {error}") from None
 
 
-def context_prompt(context: Tensor, tower: Tower, init: str) -> StoredPrompt:
+def context_prompt(context: Tensor, tower: TextEncoder, init: str) -> StoredPrompt:
     """Return a plain context `[M, D]` as a prompt of 16 bits.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.core.errors import report_all
 from pipeline.core.files import load_json, save_json, write_atomic
-from pipeline.core.provenance import file_hash
+from pipeline.core.hashes import file_hash
 
 
 def take_over(theirs: Path, ours: Path, known: Path) -> None:

@@ -1,40 +1,46 @@
-"""What the tracking server is told of a sweep, and when: never in the sweep's way.
+"""The runs of a sweep in MLflow: a view of its study that one thread keeps up to date.
 
-The study keeps every trial; the server shows a view of it. So trials go to it through a queue
-that never makes the sweep wait, and the view is made complete from the study: at the end of the
-sweep, or, if the server is away then, by the next run of the stage.
+The study keeps every trial; the server shows them. `Recorder` knows what the server should show
+and what it has confirmed, and its thread repeats one idempotent step, `_reconcile`, until the two
+agree. Nobody waits for the server but the end of the sweep, and then for a limited time; what is
+missing after that is added by the next run of the stage, from the study.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.sweep.selection import choose_champion, choose_compact, pareto_front
-from pipeline.tracking.delivery import LIMIT, Away, Delivery, Refused
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.tracker import Away, Refused, Tracker
 from pipeline.tracking.trial_run import trial_key
 from pipeline.tracking.views import describe_sweep
 from pipeline.training.records import TrialRecord
 
 Ended = Mapping[str, list[TrialRecord]]
 """Trials that ended, by MLflow's word for how: FINISHED, or KILLED if stopped early."""
+LIMIT = 1_000
+"""Unconfirmed trials in memory; beyond it they wait in the study."""
 PROGRESS_EVERY_S = 5.0
 """Between two updates of the sweep's own run."""
 LAST_PATIENCE_S = 3.0
 """How long a sweep that failed or was interrupted waits for the server."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+"""Between two attempts while the server is away; each pause is twice the one before."""
+SAY_EVERY_S = 10.0
+"""Between two lines about what is still unconfirmed."""
 STATUS = {"complete": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-"""MLflow's word for what the tag `state` says of a sweep."""
+"""MLflow's word for the tag `state` of a sweep."""
 
 
 @dataclass
 class Tally:
-    """What is known of a sweep so far.
+    """The sweep so far, in numbers.
 
     Attributes:
         within: how far the compact winner's score may be from the best.
@@ -59,7 +65,7 @@ class Tally:
         return choose_champion(self.front) if self.front else None
 
     def add(self, record: TrialRecord) -> None:
-        """Count a finished trial; only the front is kept, on which all winners stand."""
+        """Count a finished trial; only the front is kept, which has all winners."""
         self.finished += 1
         self.front = pareto_front([*self.front, record])
 
@@ -78,13 +84,48 @@ class Tally:
         }
 
 
-class SweepLog:
-    """The runs of one sweep. Calls return at once, but for `complete` and `end`."""
+@dataclass(frozen=True)
+class Trial:
+    """A trial that the server has not confirmed.
+
+    Attributes:
+        record: of the trial.
+        status: MLflow's word for how it ended.
+        ended_s: when, since the epoch; None if unknown.
+        search: whether its run may exist already.
+    """
+
+    record: TrialRecord
+    status: str
+    ended_s: float | None
+    search: bool
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """What the sweep's own run should show; `metrics` hold at `step`, measured at `time_ms`."""
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
+    time_ms: int = 0
+    searched: Mapping[str, str] = field(default_factory=dict)
+    state: str = "running"
+
+
+class Recorder:
+    """The runs of one sweep. Calls return at once, but for `complete` and `end`.
+
+    Attributes:
+        recorded: numbers of the trials that the server has confirmed.
+        refused: why the server refused something, by what it was.
+    """
 
     def __init__(
         self, tracker: Tracker, study: str, tags: Mapping[str, str], say: Callable[[str], None]
     ) -> None:
-        """Open the sweep's own run, and begin to deliver; `say` prints a line.
+        """Open the sweep's own run and start the thread; `say` prints a line.
 
         Raises:
             ValueError: if the server does not answer, or refuses.
@@ -94,162 +135,276 @@ class SweepLog:
             with tracker.outcome():
                 self.parent = tracker.open_run(study, study, self.tags)
                 tracker.log(self.parent, tags={"state": "running"})
-                self.known = tracker.logged_trials(self.parent)
-                self.shown = tracker.metrics(self.parent)
+                self._known = tracker.logged_trials(self.parent)
+                shown = tracker.metrics(self.parent)
         except (Away, Refused) as error:
             raise ValueError(f"tracking.uri: {tracker.place}: {error}") from None
-        self.told: set[int] = set()
-        self.closed = False
-        self.delivery = Delivery(tracker.place, say)
+        self.recorded: set[int] = set()
+        self.refused: dict[str, str] = {}
+        self._trials: dict[int, Trial] = {}
+        self._wanted = self._shown = SweepRun(metrics=shown)
+        self._in_doubt = self._hurry = self._busy = self._stopped = self._complete = False
+        self._defect: Exception | None = None
+        self._sent_at = -math.inf
+        self._confirmed_at = time.monotonic()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
 
-    def begin(self, params: Mapping[str, Any], n_trials: int, ended: Ended) -> None:
-        """Tell what the sweep is, and the trials of the study that were not told before.
+    def begin(
+        self, params: Mapping[str, Any], n_trials: int, searched: Mapping[str, str], ended: Ended
+    ) -> None:
+        """Show what the sweep is, and the study's trials that the server lacks.
 
         Args:
             params: of the study.
-            n_trials: that it shall have.
+            n_trials: how many it should have.
+            searched: values by axis.
             ended: the study's trials.
         """
-        self.told |= {
-            record.number
-            for records in ended.values()
-            for record in records
-            if trial_key(self.study, record) in self.known
-        }
-        self._put(
-            "the parameters", self.tracker.log, self.parent, params, (), {"n_trials": str(n_trials)}
-        )
-        missing = self._missing(ended)
-        if missing:
+        for records in ended.values():
+            self.recorded |= {r.number for r in records if trial_key(self.study, r) in self._known}
+        self._want(params=params, tags={"n_trials": str(n_trials)}, searched=searched)
+        if missing := self._missing(ended):
             self.say(f"{len(missing):,} earlier trials go to {self.tracker.place}")
-        self._catch_up(missing)
-
-    def describe(self, searched: Mapping[str, str]) -> None:
-        """Tell what is searched, values by axis, and save views of the trials for the UI."""
-        now = int(1000 * time.time())
-        self._put("the views", describe_sweep, self.tracker, self.parent, self.study, searched, now)
+        self._add(missing)
 
     def trial(self, record: TrialRecord, status: str = "FINISHED") -> None:
-        """Tell of a trial that ended just now."""
-        send = partial(self._tell_trial, record, status, time.time(), False)
-        self.delivery.put(f"trial {record.number}", send)
+        """Show a trial that ended just now."""
+        self._add([Trial(record, status, time.time(), search=False)])
 
     def progress(self, tally: Tally) -> None:
-        """Tell how far the sweep is, at most every few seconds; only the newest counts."""
+        """Show how far the sweep is, every few seconds."""
         metrics = tally.metrics()
-        if metrics == self.shown:
-            return
-        self.shown = metrics
-        now = int(time.time() * 1000)
-        rows = [(name, value, tally.ended) for name, value in metrics.items()]
-        self._put(
-            "progress", self.tracker.log, self.parent, None, rows, None, lambda _: now,
-            delay_s=PROGRESS_EVERY_S,
-        )  # fmt: skip
+        if metrics != self._wanted.metrics:
+            self._want(metrics=metrics, step=tally.ended, time_ms=int(1000 * time.time()))
 
     def complete(self, ended: Ended, patience_s: float) -> None:
-        """Deliver all that is not delivered yet and end the sweep's run.
+        """Wait until the server shows all of the study, and end the sweep's run.
 
         Args:
             ended: all trials of the study.
-            patience_s: how long to wait without any progress.
+            patience_s: how long to wait without any confirmation.
 
         Raises:
-            ValueError: if something is not delivered after all.
+            ValueError: if something is not recorded after all.
         """
-        delivered = self.delivery.drain(patience_s)
-        while delivered and (missing := self._missing(ended)):
-            self._catch_up(missing)
-            delivered = self.delivery.drain(patience_s)
-        if delivered:
-            if self.delivery.in_doubt:  # a run may stand there twice
-                self._put("duplicates", self.tracker.logged_trials, self.parent)
-            delivered = self._close("failed" if self.delivery.refused else "complete", patience_s)
-        self.closed = True
-        if self.delivery.refused or not delivered:
-            raise ValueError(self._undelivered(ended, patience_s))
+        agreed = self._wait(patience_s)
+        while agreed and (missing := self._missing(ended)):
+            self._add(missing)
+            agreed = self._wait(patience_s)
+        if agreed:
+            self._want(state="failed" if self.refused else "complete")
+            agreed = self._wait(patience_s)
+        self._complete = True
+        if self.refused or not agreed:
+            raise ValueError(self._unrecorded(ended, patience_s))
 
     def end(self, state: str) -> None:
         """End the sweep's run as `interrupted` or `failed`, unless it is complete; wait little."""
-        if not self.closed:
-            if not self.delivery.drain(LAST_PATIENCE_S, LAST_PATIENCE_S):
-                count = self.delivery.clear()
+        if not self._complete:
+            if not self._wait(LAST_PATIENCE_S, LAST_PATIENCE_S):
+                with self._changed:
+                    count = len(self._trials)
+                    self._trials.clear()
                 self.say(
-                    f"{count:,} records wait for {self.tracker.place}; the next run sends them"
+                    f"{count:,} trials are not recorded at {self.tracker.place} yet; the next run "
+                    "records them"
                 )
-            self._close(state, LAST_PATIENCE_S)
-        self.delivery.stop()
+            self._want(state=state)
+            self._wait(LAST_PATIENCE_S, LAST_PATIENCE_S)
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join(timeout=1.0)  # a request may hang; the thread is a daemon
 
-    def _put(self, key: str, call: Callable[..., Any], *args: Any, delay_s: float = 0) -> None:
-        def send(again: bool) -> None:  # noqa: ARG001 (repeating these changes nothing)
-            with self.tracker.outcome():
-                call(*args)
+    def _want(self, **changes: Any) -> None:
+        with self._changed:
+            self._wanted = replace(self._wanted, **changes)
+            self._changed.notify_all()
 
-        self.delivery.put(key, send, delay_s)
+    def _add(self, trials: list[Trial]) -> None:
+        with self._changed:
+            for trial in trials[: LIMIT - len(self._trials)]:
+                self._trials[trial.record.number] = trial
+            self._changed.notify_all()
 
-    def _tell_trial(
-        self, record: TrialRecord, status: str, ended: float | None, search: bool, again: bool
-    ) -> None:
-        with self.tracker.outcome():
-            self.tracker.log_trial(
-                self.parent, self.study, record, self.tags, status, ended, search or again
-            )
-        self.told.add(record.number)
-
-    def _close(self, state: str, patience_s: float) -> bool:
-        self._put("the state", self.tracker.log, self.parent, None, (), {"state": state})
-        self._put("the end", self.tracker.close_run, self.parent, STATUS[state])
-        return self.delivery.drain(patience_s, patience_s if state != "complete" else math.inf)
-
-    def _missing(self, ended: Ended) -> list[tuple[TrialRecord, str]]:
+    def _missing(self, ended: Ended) -> list[Trial]:
+        """Return the study's trials that are neither recorded nor refused."""
         return [
-            (record, status)
+            Trial(record, status, None, search=True)
             for status, records in ended.items()
             for record in records
-            if record.number not in self.told
-            and f"trial {record.number}" not in self.delivery.refused
+            if record.number not in self.recorded and f"trial {record.number}" not in self.refused
         ]
 
-    def _catch_up(self, missing: list[tuple[TrialRecord, str]]) -> None:
-        """Tell of trials that may have been told before, as many as fit."""
-        for record, status in missing[: LIMIT // 2]:
-            send = partial(self._tell_trial, record, status, None, True)
-            self.delivery.put(f"trial {record.number}", send)
+    @property
+    def _agrees(self) -> bool:
+        return not self._trials and not self._busy and self._wanted == self._shown
 
-    def _undelivered(self, ended: Ended, patience_s: float) -> str:
-        place, total = self.tracker.place, sum(len(records) for records in ended.values())
-        recorded = len({r.number for records in ended.values() for r in records} & self.told)
+    def _due_in_s(self) -> float | None:
+        """Return when there is something to do; None if there is nothing."""
+        if self._trials or (self._hurry and self._wanted != self._shown):
+            return 0.0
+        if self._wanted == self._shown:
+            return None
+        return max(0.0, self._sent_at + PROGRESS_EVERY_S - time.monotonic())
+
+    def _wait(self, patience_s: float, at_most_s: float = math.inf) -> bool:
+        """Wait until the server shows what it should; give up after a time, and return False.
+
+        Args:
+            patience_s: how long to wait without any confirmation.
+            at_most_s: how long to wait at all.
+
+        Raises:
+            Exception: a defect of our own that the thread ran into.
+        """
+        began = said = time.monotonic()
+        with self._changed:
+            self._confirmed_at, self._hurry = began, True
+            self._changed.notify_all()
+            while not self._agrees and not self._defect:
+                now = time.monotonic()
+                left = min(self._confirmed_at + patience_s, began + at_most_s) - now
+                if left <= 0:
+                    break
+                if now - said >= SAY_EVERY_S:
+                    said = now
+                    self.say(f"{self._n_waiting} for {self.tracker.place}")
+                self._changed.wait(min(left, SAY_EVERY_S))
+            self._hurry = False
+            if self._defect:
+                raise self._defect
+            return self._agrees
+
+    @property
+    def _n_waiting(self) -> str:
+        return f"{len(self._trials):,} trials wait"
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            with self._changed:
+                while not self._stopped and (due := self._due_in_s()) != 0:
+                    self._changed.wait(due)
+                if self._stopped:
+                    return
+                self._busy = True
+            try:
+                self._reconcile()
+            except Away as error:
+                failures += 1
+                if failures == 2:  # one alone is a hiccup
+                    self.say(f"{self.tracker.place} is away ({error}); going on, {self._n_waiting}")
+                self._pause(min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S))
+            except Exception as error:  # raised again where somebody waits
+                self._defect = error
+            else:
+                if failures >= 2:
+                    self.say(f"{self.tracker.place} is back; {self._n_waiting}")
+                failures = 0
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                if self._defect:
+                    return
+
+    def _reconcile(self) -> None:
+        """Send what the server does not show yet. Repeating it changes nothing there.
+
+        Raises:
+            Away: if the server does not answer.
+        """
+        for number, trial in list(self._trials.items()):
+            try:
+                self._send(f"trial {number}", self._send_trial, trial)
+            except Away:
+                with self._changed:  # the request may have arrived, and its answer been lost
+                    self._trials[number] = replace(trial, search=True)
+                raise
+            with self._changed:
+                self._trials.pop(number, None)
+            if f"trial {number}" not in self.refused:
+                self.recorded.add(number)
+        wanted = self._wanted
+        self._send("the sweep's run", self._send_sweep, wanted)
+        self._shown, self._sent_at = wanted, time.monotonic()
+
+    def _send(self, what: str, call: Callable[[Any], None], value: Any) -> None:
+        """Send something; note a refusal, and when anything was confirmed."""
+        try:
+            with self.tracker.outcome():
+                call(value)
+        except Away:
+            self._in_doubt = True
+            raise
+        except Refused as error:
+            if not self.refused:
+                self.say(f"{self.tracker.place} refuses {what}: {error}")
+            self.refused[what] = str(error)
+        self._confirmed_at = time.monotonic()
+
+    def _send_trial(self, trial: Trial) -> None:
+        self.tracker.log_trial(
+            self.parent, self.study, trial.record, self.tags, trial.status, trial.ended_s,
+            trial.search,
+        )  # fmt: skip
+
+    def _send_sweep(self, wanted: SweepRun) -> None:
+        shown = self._shown
+        if wanted.searched != shown.searched:
+            now = int(1000 * time.time())
+            describe_sweep(self.tracker, self.parent, self.study, wanted.searched, now)
+        rows = [(name, value, wanted.step) for name, value in wanted.metrics.items()]
+        tags = {**wanted.tags, "state": wanted.state}
+        fresh = rows if wanted.metrics != shown.metrics else []
+        self.tracker.log(self.parent, wanted.params, fresh, tags, lambda _: wanted.time_ms)
+        if wanted.state in STATUS:
+            if self._in_doubt:  # a lost answer may have left two runs of one key
+                self.tracker.logged_trials(self.parent)
+            self.tracker.close_run(self.parent, STATUS[wanted.state])
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        with self._changed:
+            while not self._stopped and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _unrecorded(self, ended: Ended, patience_s: float) -> str:
+        place, records = self.tracker.place, [r for found in ended.values() for r in found]
+        recorded = len({record.number for record in records} & self.recorded)
         again = (
             "The sweep is finished and its results are written; run the same command again to "
             "record the rest, which trains nothing"
         )
-        if self.delivery.refused:
-            (what, why), *_ = self.delivery.refused.items()
+        if self.refused:
+            (what, why), *_ = self.refused.items()
             return (
-                f"tracking: {place} refused {len(self.delivery.refused):,} records, first {what}: "
-                f"{why}. {again}"
+                f"tracking: {place} refused {len(self.refused):,} records, first {what}: {why}. "
+                f"{again}"
             )
         return (
             f"tracking: {place} did not answer for {patience_s:g} s (tracking.patience_s); "
-            f"{recorded:,} of {total:,} trials are recorded. {again}"
+            f"{recorded:,} of {len(records):,} trials are recorded. {again}"
         )
 
 
 @contextmanager
-def sweep_log(
+def recording(
     tracker: Tracker, study: str, tags: Mapping[str, str], say: Callable[[str], None]
-) -> Iterator[SweepLog]:
+) -> Iterator[Recorder]:
     """Open a sweep's runs; the sweep's own ends with the block, however that ends.
 
     Raises:
         ValueError: if the server does not answer, or refuses.
     """
     with tracker.one_try():
-        log, state = SweepLog(tracker, study, tags, say), "failed"
+        recorder, state = Recorder(tracker, study, tags, say), "failed"
         try:
-            yield log
+            yield recorder
         except KeyboardInterrupt:
             state = "interrupted"
             raise
         finally:
-            log.end(state)
+            recorder.end(state)

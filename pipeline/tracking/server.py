@@ -18,18 +18,17 @@ from urllib.parse import urlsplit
 
 import requests
 
+from pipeline.core.urls import without_credentials
+
 HOST = "127.0.0.1"
 QUIET = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six more processes, for what is not used here
+    # MLflow 3.17 starts six more processes for jobs, which are not used here.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_WORKERS": "1",  # with more, uvicorn keeps 40 ms of every answer (its issue 3149)
+    # With more than one process uvicorn 0.54 leaves Nagle's algorithm on (uvicorn#3149), and every
+    # answer waits 40 ms for a delayed acknowledgement. More can go in when that is fixed.
+    "MLFLOW_WORKERS": "1",
 }
-
-
-def shown(uri: str) -> str:
-    """Return an address without the name and password that may stand in it."""
-    who, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return uri.replace(f"{who}@", "", 1) if at else uri
 
 
 def check_server(uri: str) -> None:
@@ -58,8 +57,8 @@ def check_server(uri: str) -> None:
         found = f"does not answer ({type(error).__name__})"
     if found:
         raise ValueError(
-            f"tracking.uri: the MLflow server {shown(uri)} {found}; start it (make mlflow-server), "
-            "or set tracking.uri to null for a local file"
+            f"tracking.uri: the MLflow server {without_credentials(uri)} {found}; start it "
+            "(make mlflow-server), or set tracking.uri to null for a local file"
         )
 
 

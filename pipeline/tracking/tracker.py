@@ -1,7 +1,7 @@
-"""What MLflow is told: one run per sweep, one nested run per trial, one per later stage.
+"""MLflow runs: one per sweep, one nested run per trial, one per later stage.
 
-Runs are keyed by a tag, so that repeating a stage, or resuming a sweep, finds its runs again
-and never makes a second one. `sweep_log` decides when trials are told.
+Runs are keyed by a tag, so that repeating a stage or resuming a sweep finds its runs again and
+never makes a second one.
 """
 
 from __future__ import annotations
@@ -21,18 +21,14 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two r
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH as FILES
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
-from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import root_of
-from pipeline.core.files import write_atomic
-from pipeline.core.locks import exclusive
-from pipeline.tracking.config import SQLITE, TrackingConfig, tracking_uri
-from pipeline.tracking.delivery import Away, Refused
-from pipeline.tracking.server import check_server, shown
+from pipeline.core.urls import without_credentials
+from pipeline.tracking.config import TrackingConfig, tracking_uri
+from pipeline.tracking.database import make_database
+from pipeline.tracking.server import check_server
 from pipeline.tracking.trial_run import rank_word, trial_key, trial_metrics, trial_name
 from pipeline.training.records import TrialRecord
 
@@ -45,24 +41,12 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Lets the UI open on training runs."""
 
 
-def make_database(uri: str) -> None:
-    """Make sure that the file of a sqlite address is there, whole; do nothing for others.
+class Away(Exception):
+    """The server does not answer; the same request may work later."""
 
-    MLflow makes its database in some forty steps. A process that is killed between two of them
-    leaves a file that MLflow can neither use nor mend, so it is made under another name.
-    """
-    name = make_url(uri).database if uri.startswith("sqlite:") else None
-    if name in (None, "", ":memory:") or Path(str(name)).exists():
-        return
-    path = Path(str(name))
 
-    def create(new: Path) -> None:
-        store = SqlAlchemyStore(f"{SQLITE}{new}", FILES)  # type: ignore[no-untyped-call]  # MLflow's
-        store.engine.dispose()
-
-    with exclusive(path.with_name(f"{path.name}.lock"), "another first run", wait=True):
-        if not path.exists():
-            write_atomic(path, create)
+class Refused(Exception):
+    """The server answered, and does not accept this."""
 
 
 class Tracker:
@@ -75,7 +59,7 @@ class Tracker:
             ValueError: if the server does not answer or the address is no tracking store.
         """
         self.uri = tracking_uri(config, state)
-        self.place = shown(self.uri)
+        self.place = without_credentials(self.uri)
         check_server(self.uri)
         try:
             state.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.core.provenance import value_hash
+from pipeline.core.hashes import value_hash
 from pipeline.training.records import TrialRecord
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
-from pipeline.tracking.tracker import Tracker
+from mlflow.tracking import MlflowClient
+
+from pipeline.tracking.config import TrackingConfig
+from pipeline.tracking.tracker import KEY, Tracker
 
 TAG = "mlflow.sharedViewState."
 NOTE = "mlflow.note.content"
@@ -102,6 +106,39 @@ def view_path(experiment_id: str, study: str, charts: bool = False) -> str:
     """Return the address of a sweep's view, below that of the UI."""
     mode = f"{CHARTS}&compareRunsMode=CHART" if charts else ""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={study}{mode}"
+
+
+def links(address: str, experiment_id: str, study: str, model: str) -> dict[str, str]:
+    """Return the pages of the UI that matter, by what they show.
+
+    MLflow's front door shows one collapsed row for a whole sweep.
+
+    Args:
+        address: of the server, for instance `http://127.0.0.1:5000`.
+        experiment_id: of the runs.
+        study: name of the sweep.
+        model: name of the registered model.
+    """
+    base = address.rstrip("/") + "/"
+    return {
+        "trials of the newest sweep": base + view_path(experiment_id, study),
+        "the same as charts": base + view_path(experiment_id, study, charts=True),
+        "registered versions": f"{base}#/models/{quote(model)}",
+    }
+
+
+def newest_links(uri: str, config: TrackingConfig, address: str, model: str) -> dict[str, str]:
+    """Return the `links` of the newest sweep in a tracking store; none before the first sweep."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(config.experiment)
+    if experiment is None:
+        return {}
+    sweeps = "tags.state LIKE '%'"  # only the run of a sweep has a state
+    newest = ["attributes.start_time DESC"]
+    runs = client.search_runs([experiment.experiment_id], sweeps, order_by=newest, max_results=1)
+    if not runs:
+        return {}
+    return links(address, str(experiment.experiment_id), runs[0].data.tags[KEY], model)
 
 
 def experiment_note(experiment_id: str, study: str) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.clip.similarity import logits
-from pipeline.clip.text.huggingface import AnyNames, Tower
-from pipeline.clip.vision_tower import VisionTower
+from pipeline.clip.text.encoder import TextEncoder
+from pipeline.clip.vision_tower import VisionTower, encode_tokens
 from pipeline.core.device import usable_precision
-from pipeline.features.pixels import encode_tokens
 from pipeline.prompts.coupling import stack
 from pipeline.prompts.prompt import Prompt
 from pipeline.training.config import TrainConfig
@@ -53,7 +53,7 @@ class TrainingSet:
     views_XVE: Tensor
     label_X: Tensor
     index_SN: Tensor
-    names: AnyNames
+    names: Any
     logit_scale: float
     shots: int
     template_KE: Tensor | None = None
@@ -68,7 +68,11 @@ class PromptFit:
     """
 
     def __init__(
-        self, tower: Tower, data: TrainingSet, replicas: Sequence[Replica], config: TrainConfig
+        self,
+        tower: TextEncoder,
+        data: TrainingSet,
+        replicas: Sequence[Replica],
+        config: TrainConfig,
     ) -> None:
         """Prepare the optimizer; nothing is trained yet."""
         self.tower, self.data, self.replicas, self.config = tower, data, replicas, config
@@ -175,7 +179,7 @@ class PromptFit:
         image_SBE = self.data.views_XVE[row_SB, view_SB]
         inputs = stack([replica.prompt.inputs() for replica in self.replicas])
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bfloat16"):
-            class_SKE = self.tower(inputs.context_MD, self.data.names, inputs.deep_JMD)
+            class_SKE = self.tower(inputs.context_MD, self.data.names, inputs.deep_IMD)
             if self.data.vision is not None:
                 assert inputs.vision_JMW is not None
                 image_SBE = encode_tokens(self.data.vision, image_SBE, inputs.vision_JMW)

@@ -16,7 +16,7 @@ from pipeline.clip.backbone import Backbone, load_backbone
 from pipeline.clip.encoders import TextSide
 from pipeline.core import paths
 from pipeline.core.errors import report_all
-from pipeline.core.provenance import file_hash, value_hash
+from pipeline.core.hashes import file_hash, value_hash
 from pipeline.data.manifest import load_manifest
 from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures

@@ -15,13 +15,13 @@ from torch import Tensor
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.similarity import accuracy
 from pipeline.data.sampling import draw_shots
-from pipeline.features.pixels import encode_beside
 from pipeline.features.task import TaskFeatures, renumber
 from pipeline.prompts.config import PromptConfig
 from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.training.config import TrainConfig, Validation
 from pipeline.training.fit import PromptFit, Replica, TrainingSet
+from pipeline.training.pictures import encode_beside, view_tokens
 from pipeline.training.validation import validation_rows
 
 
@@ -115,7 +115,7 @@ def training_set(
         assert text.vision is not None
         assert features.pictures is not None, "prompts in the image tower need pictures"
         vision = text.vision
-        views = features.pictures.view_tokens(vision, rows_X)
+        views = view_tokens(vision, features.pictures, rows_X)
     else:
         views = features.views_NVE[rows_X]
     return TrainingSet(

@@ -11,26 +11,13 @@ from pathlib import Path
 import pytest
 import typer
 from ruamel.yaml import YAML
-from typer.core import TyperGroup
-from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
 from pipeline.cli.command import Command
-from tests.helpers.cli import loqua
+from tests.helpers.cli import all_commands, loqua
 from tests.helpers.projects import REPOSITORY
 
 FRAMEWORKS = ("torch", "open_clip", "ray", "optuna", "mlflow", "dvc", "pandas", "pydantic")
-
-
-def commands(group: object = None, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Return every command, as the words that call it."""
-    group = group or get_command(app)
-    if not isinstance(group, TyperGroup):
-        return [words]
-    return [
-        found for name, one in group.commands.items() for found in commands(one, (*words, name))
-    ]
 
 
 def test_pyproject_installs_it() -> None:
@@ -40,7 +27,7 @@ def test_pyproject_installs_it() -> None:
     assert callable(EntryPoint(name, value, "console_scripts").load())
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", all_commands(), ids=" ".join)
 def test_help_needs_no_project(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +43,7 @@ def test_help_groups_all_commands() -> None:
     assert panels[0] == "Options"
     assert len(panels) > 2
     assert "Commands" not in panels, "a command has no panel"
-    for name in {words[0] for words in commands()}:
+    for name in {words[0] for words in all_commands()}:
         assert re.search(rf"^│ {name} ", shown, re.M)
 
 

@@ -17,13 +17,13 @@ from pipeline.clip.backbone import (
     BackboneConfig,
     build_clip,
     copy_towers,
-    crop_transform,
     load_backbone,
     save_clip,
     tokenize,
     wrap_model,
 )
 from pipeline.clip.fingerprint import fingerprint
+from pipeline.clip.images import crop_transform
 from pipeline.features.config import FeaturesConfig
 from tests.helpers.toy import clip_config
 

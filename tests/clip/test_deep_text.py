@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.clip.text.tower import TextTower
-from tests.clip.test_text_tower import NAMES, OPTIONS, RELATIVE, build, relative, shake
+from tests.clip.test_text_tower import NAMES, OPTIONS, RELATIVE, build, real_text, relative
 from tests.helpers.reference import encode_context
 from tests.helpers.toy import CLIP_FRAME
 
@@ -21,8 +21,8 @@ def draw(tower: TextTower, depth: int, n_ctx: int, n_replicas: int) -> tuple[Ten
     """Return contexts and deep prompts to take gradients of."""
     generator = torch.Generator().manual_seed(n_ctx + 10 * depth)
     context_SMD = 0.3 * torch.randn(n_replicas, n_ctx, tower.width, generator=generator)
-    deep_SJMD = 0.6 * torch.randn(n_replicas, depth, n_ctx, tower.width, generator=generator)
-    return context_SMD.requires_grad_(), deep_SJMD.requires_grad_()
+    deep_SIMD = 0.6 * torch.randn(n_replicas, depth, n_ctx, tower.width, generator=generator)
+    return context_SMD.requires_grad_(), deep_SIMD.requires_grad_()
 
 
 def gradients(class_SKE: Tensor, *inputs: Tensor) -> list[Tensor]:
@@ -35,16 +35,16 @@ def errors(
     text: Any, tower: TextTower, names: list[list[int]], depth: int, n_ctx: int, n_replicas: int = 2
 ) -> list[float]:
     """Return how far features and both gradients are from open_clip's own."""
-    context_SMD, deep_SJMD = draw(tower, depth, n_ctx, n_replicas)
-    found_SKE = tower(context_SMD, tower.pack(names, n_ctx), deep_SJMD)
-    found = [found_SKE, *gradients(found_SKE, context_SMD, deep_SJMD)]
+    context_SMD, deep_SIMD = draw(tower, depth, n_ctx, n_replicas)
+    found_SKE = tower(context_SMD, tower.pack(names, n_ctx), deep_SIMD)
+    found = [found_SKE, *gradients(found_SKE, context_SMD, deep_SIMD)]
     with torch.autocast("cpu", enabled=False):
         slow = [
-            encode_context(text, tower.frame, context_MD, names, deep_JMD)
-            for context_MD, deep_JMD in zip(context_SMD, deep_SJMD, strict=True)
+            encode_context(text, tower.frame, context_MD, names, deep_IMD)
+            for context_MD, deep_IMD in zip(context_SMD, deep_SIMD, strict=True)
         ]
         expected_SKE = torch.stack(slow)
-        expected = [expected_SKE, *gradients(expected_SKE, context_SMD, deep_SJMD)]
+        expected = [expected_SKE, *gradients(expected_SKE, context_SMD, deep_SIMD)]
     return [relative(a.float(), b) for a, b in zip(found, expected, strict=True)]
 
 
@@ -71,29 +71,24 @@ def test_chunks_equal_their_own_full_path(kind: str) -> None:
     names = [[10 + k] * (1 + k % 7) for k in range(40)]
     tower = TextTower(text, frame, budget_bytes=1)
     assert tower.pack(names, 2).n_parts > 1
-    assert tower._chunk(2, tower.pack(names, 2)) == 1
+    assert tower._part_size(2, tower.pack(names, 2)) == 1
     assert max(errors(text, tower, names, LAYERS - 1, 2)) < RELATIVE
 
 
 def test_maples_depth_and_length_in_a_real_tower() -> None:
-    torch.manual_seed(0)
-    model = shake(open_clip.create_model("ViT-B-32-quickgelu", require_pretrained=False))
+    text = real_text()
     encode = open_clip.get_tokenizer("ViT-B-32-quickgelu").encode
     names = [encode(f"{name}.") for name in ("cat", "hot-air balloon", "flag: St. Vincent")]
-    with torch.no_grad():
-        for parameter in model.transformer.parameters():
-            parameter.mul_(0.8)  # twelve layers of shaken weights saturate the softmax
-    tower = TextTower(model, CLIP_FRAME)
-    assert max(errors(model, tower, names, 8, 2, n_replicas=1)) < RELATIVE
+    assert max(errors(text, TextTower(text, CLIP_FRAME), names, 8, 2, n_replicas=1)) < RELATIVE
 
 
 @pytest.mark.parametrize("kind", ["clip", "custom blocks", "custom siglip"])
 def test_without_deep_prompts_nothing_changes(kind: str) -> None:
     text, frame = build(kind, layers=LAYERS)
     tower = TextTower(text, frame)
-    context_SMD, none_SJMD = draw(tower, 0, 4, 2)
+    context_SMD, none_SIMD = draw(tower, 0, 4, 2)
     packed = tower.pack(NAMES, 4)
-    assert torch.equal(tower(context_SMD, packed, none_SJMD), tower(context_SMD, packed))
+    assert torch.equal(tower(context_SMD, packed, none_SIMD), tower(context_SMD, packed))
 
 
 @pytest.mark.parametrize("kind", ["clip", "custom blocks", "custom siglip"])
@@ -110,8 +105,8 @@ def test_the_states_that_stood_there_change_nothing(kind: str) -> None:
         plain_KE = encode_context(text, frame, context_SMD[0], NAMES[:1])
         for hook in hooks:
             hook.remove()
-        deep_SJMD = torch.stack(states[1:])[None]
-        found_SKE = tower(context_SMD, tower.pack(NAMES[:1], 4), deep_SJMD)
+        deep_SIMD = torch.stack(states[1:])[None]
+        found_SKE = tower(context_SMD, tower.pack(NAMES[:1], 4), deep_SIMD)
     assert relative(found_SKE[0], plain_KE) < RELATIVE
 
 
@@ -119,23 +114,23 @@ def test_the_states_that_stood_there_change_nothing(kind: str) -> None:
 def test_replicas_do_not_see_each_other(kind: str) -> None:
     text, frame = build(kind, layers=LAYERS)
     tower = TextTower(text, frame)
-    context_SMD, deep_SJMD = draw(tower, 2, 4, 2)
+    context_SMD, deep_SIMD = draw(tower, 2, 4, 2)
     packed = tower.pack(NAMES, 4)
-    together_SKE = tower(context_SMD, packed, deep_SJMD)
+    together_SKE = tower(context_SMD, packed, deep_SIMD)
     for own, other in ((0, 1), (1, 0)):
-        alone_SKE = tower(context_SMD[own : own + 1], packed, deep_SJMD[own : own + 1])
+        alone_SKE = tower(context_SMD[own : own + 1], packed, deep_SIMD[own : own + 1])
         assert relative(together_SKE[own], alone_SKE[0]) < RELATIVE
-        [grad_SJMD] = torch.autograd.grad(
-            together_SKE[own].square().sum(), deep_SJMD, retain_graph=True
+        [grad_SIMD] = torch.autograd.grad(
+            together_SKE[own].square().sum(), deep_SIMD, retain_graph=True
         )
-        assert torch.equal(grad_SJMD[other], torch.zeros_like(grad_SJMD[other]))
-        assert (grad_SJMD[own].flatten(1).norm(dim=1) > 0).all(), "every layer learns"
+        assert torch.equal(grad_SIMD[other], torch.zeros_like(grad_SIMD[other]))
+        assert (grad_SIMD[own].flatten(1).norm(dim=1) > 0).all(), "every layer learns"
 
 
 @pytest.mark.parametrize("kind", ["clip", "custom blocks", "custom siglip"])
 def test_as_many_deep_prompts_as_blocks_are_refused(kind: str) -> None:
     text, frame = build(kind, layers=LAYERS)
     tower = TextTower(text, frame)
-    context_SMD, deep_SJMD = draw(tower, LAYERS, 4, 1)
-    with pytest.raises(ValueError, match=rf"found {LAYERS}; allowed: 0 to {LAYERS - 1}"):
-        tower(context_SMD, tower.pack(NAMES, 4), deep_SJMD)
+    context_SMD, deep_SIMD = draw(tower, LAYERS, 4, 1)
+    with pytest.raises(ValueError, match=rf"got {LAYERS + 1} layers; expected at most {LAYERS}"):
+        tower(context_SMD, tower.pack(NAMES, 4), deep_SIMD)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.provenance import PACKAGES, file_hash, git_commit, value_hash, versions
+from pipeline.core.hashes import file_hash, value_hash
+from pipeline.core.provenance import PACKAGES, git_commit, versions
 
 
 def test_file_hash_is_sha256(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""The documentation is true: commands exist and parse, parts of params.yaml are valid, links lead.
+"""The documentation is true: commands exist and parse, parts of params.yaml and links are valid.
 
-What is quick is run for real, in a small copy of the project: test_pipeline_docs.py. Here every
-command of every page is looked up by `RULES`; one that no rule knows is an error.
+`RULES` say how each command of every page is checked; a command without a rule is an error.
+test_pipeline_docs.py runs the quick commands in a small copy of the project.
 """
 
 import ast
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -17,12 +18,17 @@ from typing import Any
 
 import click
 import pytest
+import typer
 from dvc.cli.parser import get_main_parser
 from dvc.utils.hydra import apply_overrides
 from mlflow.cli import cli as mlflow_cli
 from ruamel.yaml import YAML
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from pipeline.cli.app import app
 from pipeline.params import load_params
+from tests.helpers.cli import all_commands
 from tests.helpers.pages import PAGES, Command, anchors, blocks, commands, links
 from tests.helpers.projects import REPOSITORY
 
@@ -30,9 +36,9 @@ COMMANDS = [command for page in PAGES for command in commands(page)]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 TARGETS = re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.M)
 OTHER_BLOCKS = {
-    ("CONTRIBUTING.md", "params.yaml   every choice"),
     ("docs/data.md", "pictures/pets/cat/1.jpg"),
     ("docs/data.md", "image,class_name"),
+    ("docs/data.md", "sun397/SUN397"),
 }
 """Code blocks that are neither commands nor parts of params.yaml, by their beginning."""
 
@@ -63,7 +69,7 @@ def made(command: Command, _: Path) -> None:
     arguments = ["make", "-n", "-o", ".venv/.ready", *command.words[1:]]
     subprocess.run(arguments, cwd=REPOSITORY, check=True, capture_output=True)
     for name in (word.partition("=")[0] for word in command.words[2:]):
-        served = (REPOSITORY / "stages/server.py").read_text()
+        served = (REPOSITORY / "pipeline/cli/tracking.py").read_text()
         assert f"$({name})" in MAKEFILE or name in served, f"{name} is no variable"
 
 
@@ -84,7 +90,7 @@ def parsed_by_dvc(command: Command, tmp: Path) -> None:
         tasks = load_params(path).tasks
         for target in arguments.targets:
             stage, _, task = target.partition("@")
-            assert stage in (*stages, "<stage>")
+            assert stage in (*stages, "STAGE")
             assert not task or task in tasks
 
 
@@ -97,6 +103,16 @@ def parsed_by_click(program: click.Command, words: list[str]) -> None:
         assert found is not None, f"no such command: {name}"
         program, context = found, click.Context(found, parent=context)
     program.make_parser(context).parse_args(words)
+
+
+def parsed_by_loqua(command: Command, _: Path) -> None:
+    """Typer takes it: commands, options and values are valid, and no argument is missing."""
+    program, words = get_command(app), command.words[1:]
+    while isinstance(program, TyperGroup) and words and words[0] in program.commands:
+        program, words = program.commands[words[0]], words[1:]
+    if words or not isinstance(program, TyperGroup):  # else a family of commands
+        with contextlib.suppress(typer.Exit):  # of --help
+            program.make_context("loqua", words)
 
 
 def parsed_by_mlflow(command: Command, _: Path) -> None:
@@ -165,6 +181,8 @@ def is_plain(command: Command, _: Path) -> None:
 RULES: tuple[tuple[str, Callable[[Command, Path], None]], ...] = (
     (r"make [a-z-]+( [A-Z_]+=(\"[^\"]*\"|\S+))*", made),
     (r"dvc .*", parsed_by_dvc),
+    (r"loqua (COMMAND --help|--install-completion|--version)", is_plain),
+    (r"loqua .*", parsed_by_loqua),
     (r"mlflow .*", parsed_by_mlflow),
     (r"ray .*", parsed_by_ray),
     (r"optuna storage upgrade .*", has_help),
@@ -172,7 +190,7 @@ RULES: tuple[tuple[str, Callable[[Command, Path], None]], ...] = (
     (r"(?s)python (-c .*|- \S+ <<'EOF'.*)", is_python),
     (r"pytest -m .*", is_collected),
     (r"pip install -e '\.\[\w+\]'", is_extra),
-    (r"(\.|source) \.venv/bin/activate", is_plain),
+    (r"(\.|source) \.venv/bin/activate|cd loqua", is_plain),
     (r"export (MLFLOW_TRACKING_URI|RAY_AUTH_MODE)=\S+", is_plain),
     (r"read -rs (\w+) && export \1", is_plain),
     (r"export MLFLOW_FLASK_SERVER_SECRET_KEY=\$\(openssl rand -hex 32\)", is_plain),
@@ -223,6 +241,9 @@ def test_every_rule_is_needed() -> None:
 def test_code_blocks_are_commands_or_parts_of_params(page: Path, tmp_path: Path) -> None:
     parts: list[dict[str, Any]] = []
     for block in blocks(page):
+        if block.language:
+            assert block.page == "CONTRIBUTING.md", f"{block.page}:{block.line}: in no recipe"
+            continue
         if (part := block.params) is not None:
             parts.append(part)
             write_params(tmp_path / "params.yaml", tuple(parts))
@@ -270,7 +291,35 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert set(PAGES) <= reached
 
 
-def test_every_make_target_has_help_and_stands_in_the_docs() -> None:
+def test_the_index_lists_every_page_once() -> None:
+    listed = [link for link in links(REPOSITORY / "docs/README.md") if "/" not in link]
+    pages = {page.name for page in (REPOSITORY / "docs").glob("*.md")} - {"README.md"}
+    assert sorted(listed) == sorted(pages)
+
+
+def test_the_tree_of_contributing_has_every_folder() -> None:
+    [tree] = [b.text for b in blocks(REPOSITORY / "CONTRIBUTING.md") if b.language == "text"]
+    paths, parents = set(), []
+    for line in tree.splitlines():
+        space, name, _ = re.fullmatch(r"( *)(\S+) +(\S.*)", line).groups()
+        parents = [*parents[: len(space) // 2], name.rstrip("/")]
+        paths.add("/".join(parents))
+    assert not {path for path in paths if not (REPOSITORY / path).exists()}
+    command = ["git", "ls-files", "*/*"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    files = [Path(name).parts for name in listed.stdout.splitlines() if name[0] != "."]
+    folders = {parts[0] for parts in files}
+    folders |= {f"pipeline/{parts[1]}" for parts in files if parts[0] == "pipeline"}
+    assert folders - {"pipeline/__init__.py"} <= paths
+
+
+def test_the_reference_lists_every_command() -> None:
+    page = (REPOSITORY / "docs/commands.md").read_text()
+    for words in all_commands():
+        assert f"| `loqua {' '.join(words)}" in page, words
+
+
+def test_every_make_target_has_help_and_is_in_the_docs() -> None:
     named = {command.words[1] for command in COMMANDS if command.words[0] == "make"}
     for target in TARGETS:
         assert re.search(rf"^{target}:.* ## \S", MAKEFILE, re.M), f"{target} has no help"

@@ -1,10 +1,11 @@
-"""Commands of the documentation that are quick, run in a small project as they are written.
+"""The quick commands of the documentation, run as written in a small project.
 
-After test_pipeline.py, whose project this is. The others are looked up: test_docs.py.
+The project is that of test_pipeline.py. test_docs.py looks up the other commands.
 """
 
 from pathlib import Path
 
+import pandas
 import pytest
 from PIL import Image
 
@@ -32,21 +33,21 @@ QUICK = {
     "optuna storage upgrade --storage sqlite:///artifacts/state/optuna.db": "",
     "du -sh artifacts/* .dvc/cache": ".dvc/cache",
     "tar -czf state.tgz artifacts/state": "",
-    "python -m stages.exchange --help": "export-coop",
-    "python -m stages.exchange export-coop FILE.prompt --out model.pth.tar": "ctx [",
-    "python -m stages.exchange import-coop model.pth.tar --out FILE.prompt": "new.prompt",
-    'python -m stages.exchange export-embeddings FILE.prompt --classes "cat,dog" '
-    "--out classes.safetensors": "2 classes",
+    "loqua export coop FILE.prompt --out model.pth.tar": "ctx [",
+    "loqua import coop model.pth.tar --out FILE.prompt": "new.prompt",
+    'loqua export embeddings FILE.prompt --classes "cat,dog" --out classes.safetensors': (
+        "2 classes"
+    ),
 }
-"""What they print; in this order."""
+"""Commands and what they print, in this order."""
 OTHERWISE = {
     "make ": "make -o .venv/.ready ",
     "dvc gc --workspace": "dvc gc --workspace --force",
     "/path/to/storage": "../storage",
-    "import-coop model.pth.tar --out FILE.prompt": "import-coop model.pth.tar --out new.prompt",
+    "import coop model.pth.tar --out FILE.prompt": "import coop model.pth.tar --out new.prompt",
     "FILE.prompt": PROMPT,
 }
-"""What a test writes in their place: nothing is asked, and files are there."""
+"""Replacements: paths that exist here, and no questions."""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,17 @@ def test_the_readme_predicts(done: Path) -> None:
     [predict] = python_code("README.md", "from pipeline.registry.client import predict")
     printed = run(done, "bash", "-c", f"{export}\n{predict}").stdout
     assert "class_name" in printed
+
+
+def test_the_tutorial_predicts(done: Path) -> None:
+    page = commands(REPOSITORY / "docs/tutorial.md")
+    [pictures] = python_code("docs/tutorial.md", "artifacts/some")
+    first, second = (c.text for c in page if c.text.startswith("loqua predict"))
+    run(done, "bash", "-c", pictures)
+    assert "5 pictures" in run(done, "bash", "-c", first).stdout
+    run(done, "bash", "-c", second)
+    answers = pandas.read_csv(done / "artifacts/answers.csv")
+    assert set(answers["class_name"]) <= {"fruit", "bread", "a drink"}
 
 
 def python_code(page: str, word: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 import signal
 
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
@@ -15,3 +17,12 @@ def loqua(*arguments: object) -> Result:
     finally:  # a command sets its own
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def all_commands(group: object = None, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return every command, as the words that call it."""
+    group = group or get_command(app)
+    if not isinstance(group, TyperGroup):
+        return [words]
+    below = (all_commands(one, (*words, name)) for name, one in group.commands.items())
+    return [found for part in below for found in part]

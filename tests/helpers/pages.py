@@ -1,9 +1,10 @@
 """The documentation as the tests read it: code blocks, commands, parts of params.yaml, links.
 
 A code block (indented by four, or fenced) holds commands, a part of params.yaml, Python, or
-something else. A line is a command if it begins with one of `PROGRAMS`; what stands behind ` #` is
-a remark. An open double quote, a backslash at the end, or `<<'EOF'` goes on in the next lines. In
-running text, `code` that begins with a program and has something behind it is a command as well.
+something else. A line is a command if it begins with one of `PROGRAMS`; text after ` #` is a
+remark. A command continues in the next line after an open double quote, a backslash or `<<'EOF'`.
+In running text, `code` that begins with a program and has more words is a command as well. Blocks
+fenced with a language are not commands: they show something, or are part of a recipe.
 """
 
 import ast
@@ -23,23 +24,27 @@ PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "data/RE
     (REPOSITORY / "docs").glob("*.md")
 )
 PROGRAMS = (
-    *(".", "apt-get", "cd", "cp", "curl", "docker", "du", "dvc", "export", "git", "kill", "make"),
-    *("mlflow", "nvidia-smi", "openssl", "optuna", "optuna-dashboard", "pip", "psql", "pytest"),
-    *("python", "ray", "read", "rm", "rsync", "scp", "source", "ssh", "ssh-keygen", "sudo", "tar"),
+    *(".", "apt-get", "cd", "cp", "curl", "docker", "du", "dvc", "export", "git", "kill"),
+    *("loqua", "make", "mlflow", "nvidia-smi", "openssl", "optuna", "optuna-dashboard", "pip"),
+    *("psql", "pytest", "python", "ray", "read", "rm", "rsync", "scp", "source", "ssh"),
+    *("ssh-keygen", "sudo", "tar"),
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """A code block: its page, the number of its first line, and its text."""
+    """A code block: page, number of the first line, text, and language if fenced."""
 
     page: str
     line: int
     text: str
+    language: str = ""
 
     @property
     def params(self) -> dict[str, Any] | None:
         """The part of params.yaml that it is, or None."""
+        if self.language:
+            return None
         try:
             found = YAML(typ="safe").load(self.text)
         except YAMLError:
@@ -59,6 +64,8 @@ class Block:
     @property
     def commands(self) -> list[str] | None:
         """Its commands, if all of it is commands, or None."""
+        if self.language:
+            return None
         found, lines = [], iter(self.text.splitlines())
         for line in lines:
             if line.strip() and line.split()[0] not in PROGRAMS:
@@ -103,6 +110,7 @@ class Command:
 def blocks(path: Path) -> Iterator[Block]:
     """Return the code blocks of a page; of a fenced one, what is inside."""
     page, held, start, fence = path.relative_to(REPOSITORY).as_posix(), [], 0, False
+    language = ""
     lines = [*path.read_text().splitlines(), "end"]
     for number, line in enumerate(lines, start=1):
         if line.lstrip().startswith("```"):
@@ -115,8 +123,10 @@ def blocks(path: Path) -> Iterator[Block]:
             start = start or number
             held.append(line if fence else line[4:])
         elif held:
-            yield Block(page, start, "\n".join(held).strip("\n"))
+            yield Block(page, start, "\n".join(held).strip("\n"), language)
             held, start = [], 0
+        if line.lstrip().startswith("```"):
+            language = line.strip().removeprefix("```") if fence else ""
 
 
 def commands(path: Path) -> list[Command]:

@@ -16,7 +16,7 @@ def encode_context(
     frame: Any,
     context_MD: Tensor,
     names: list[list[int]],
-    deep_JMD: Sequence[Tensor] = (),
+    deep_IMD: Sequence[Tensor] = (),
 ) -> Tensor:
     """Class embeddings `[K, E]` of `SOS context name EOS pad`, all positions, one class a pass.
 
@@ -33,7 +33,7 @@ def encode_context(
         return torch.cat([before, context_MD[None], after], dim=1)
 
     hooks = [text.token_embedding.register_forward_hook(put_context)]
-    for block, prompt_MD in zip(text.transformer.resblocks[1:], deep_JMD, strict=False):
+    for block, prompt_MD in zip(text.transformer.resblocks[1:], deep_IMD, strict=False):
         hooks.append(block.register_forward_pre_hook(put_before(prompt_MD, start)))
     out = []
     try:

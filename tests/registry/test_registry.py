@@ -223,11 +223,6 @@ def test_an_alias_that_moved_serves_the_new_version(
     assert loads == [f"models:/{NAME}/{number}" for number in (1, 2, 3)]
 
 
-def test_addresses_are_shown_without_passwords() -> None:
-    assert registry.shown("https://me:secret@host:1/x@y") == "https://host:1/x@y"
-    assert registry.shown("sqlite:////tmp/a@b.db") == "sqlite:////tmp/a@b.db"
-
-
 @pytest.mark.parametrize("load", [load_model, load_predictor])
 @pytest.mark.parametrize("uri", ["models:/gone@champion", "models:/gone/1", "models:/gone/latest"])
 def test_a_model_that_is_not_there_is_named(world: World, load: Any, uri: str) -> None:

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.tracking.config import TrackingConfig
-from pipeline.tracking.tracker import Tracker, make_database
+from pipeline.tracking.database import make_database
+from pipeline.tracking.tracker import Tracker
 
 KILLED_AMONG_ITS_STEPS = """
 import os, signal, sys
 from itertools import count
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from pipeline.tracking.tracker import make_database
+from pipeline.tracking.database import make_database
 
 steps = count()
 

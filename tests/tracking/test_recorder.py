@@ -11,9 +11,9 @@ import pytest
 from mlflow.entities import Run
 
 from pipeline.sweep.selection import choose_compact
-from pipeline.tracking import delivery
+from pipeline.tracking import recorder
 from pipeline.tracking.config import TrackingConfig
-from pipeline.tracking.recorder import SweepLog, Tally, sweep_log
+from pipeline.tracking.recorder import Recorder, Tally, recording
 from pipeline.tracking.server import serve, wait_for
 from pipeline.tracking.tracker import KEY, Tracker
 from pipeline.tracking.trial_run import rank_word, trial_metrics
@@ -47,8 +47,8 @@ def entrance(folder: Path) -> Iterator[Door]:
 @pytest.fixture
 def tracker(entrance: Door, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(delivery, "LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(recorder, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(recorder, "LONGEST_PAUSE_S", 0.2)
     uri = f"http://127.0.0.1:{entrance.port}"
     return Tracker(TrackingConfig(uri=uri, experiment="loqua"), folder / "state")
 
@@ -93,13 +93,13 @@ def check(tracker: Tracker, folder: Path, study: str, records: list[TrialRecord]
 
 
 def run_sweep(tracker: Tracker, study: str, records: list[TrialRecord], lines: list[str]) -> None:
-    with sweep_log(tracker, study, {"git_commit": "abc"}, lines.append) as log:
-        log.begin({"a": 1}, len(records), {})
+    with recording(tracker, study, {"git_commit": "abc"}, lines.append) as log:
+        log.begin({"a": 1}, len(records), {}, {})
         tell(log, records)
         log.complete({"FINISHED": records}, PATIENCE)
 
 
-def tell(log: SweepLog, records: list[TrialRecord]) -> None:
+def tell(log: Recorder, records: list[TrialRecord]) -> None:
     tally = Tally(within=0.01)
     for one in records:
         tally.add(one)
@@ -123,8 +123,8 @@ def test_hundred_trials_of_fifty_epochs_are_all_there(tracker: Tracker, folder: 
 
 def test_outage_in_the_middle(tracker: Tracker, folder: Path, entrance: Door) -> None:
     records, lines = [record(number, 5) for number in range(12)], list[str]()
-    with sweep_log(tracker, "outage", {}, lines.append) as log:
-        log.begin({"a": 1}, 12, {})
+    with recording(tracker, "outage", {}, lines.append) as log:
+        log.begin({"a": 1}, 12, {}, {})
         tell(log, records[:4])
         entrance.close()
         tell(log, records[4:8])
@@ -151,7 +151,7 @@ def test_lost_answers_make_no_run_and_no_value_twice(
     tracker: Tracker, folder: Path, entrance: Door, place: int
 ) -> None:
     study, records = f"lost-{place}", [record(number, 5) for number in range(2)]
-    with sweep_log(tracker, study, {}, list[str]().append) as log:
+    with recording(tracker, study, {}, list[str]().append) as log:
         entrance.lost = {entrance.n_requests + place}
         for one in records:
             log.trial(one)
@@ -167,7 +167,7 @@ def test_server_that_stays_away_fails_the_stage_and_the_next_run_delivers(
     ended["FINISHED"] = records
 
     def sweep() -> None:
-        with sweep_log(tracker, "patience", {}, list[str]().append) as log:
+        with recording(tracker, "patience", {}, list[str]().append) as log:
             tell(log, records[:2])
             entrance.close()
             tell(log, records[2:])
@@ -178,8 +178,8 @@ def test_server_that_stays_away_fails_the_stage_and_the_next_run_delivers(
     with pytest.raises(ValueError, match=r"tracking.uri: http://127.0.0.1:\d+"):
         sweep()
     entrance.open()
-    with sweep_log(tracker, "patience", {}, print) as log:
-        log.begin({}, 6, ended)
+    with recording(tracker, "patience", {}, print) as log:
+        log.begin({}, 6, {}, ended)
         log.complete(ended, PATIENCE)
     check(tracker, folder, "patience", records)
 
@@ -197,8 +197,8 @@ def test_what_a_killed_driver_left_is_completed(tracker: Tracker, folder: Path) 
     for _ in range(2):  # as if the answer to the first request came too late for everybody
         tracker.log_trial(parent, "killed", doubled, {}, search=False)
     assert len(nested(tracker, "killed")) == 4
-    with sweep_log(tracker, "killed", {}, print) as log:
-        log.begin({}, 4, {"FINISHED": records})
+    with recording(tracker, "killed", {}, print) as log:
+        log.begin({}, 4, {}, {"FINISHED": records})
         log.complete({"FINISHED": records}, PATIENCE)
     check(tracker, folder, "killed", records)
 
@@ -209,7 +209,7 @@ def test_interrupted_sweep_says_so_and_repeating_a_complete_one_adds_nothing(
     records = [record(number, 5) for number in range(2)]
 
     def sweep() -> None:
-        with sweep_log(tracker, "again", {}, print) as log:
+        with recording(tracker, "again", {}, print) as log:
             log.trial(records[0])
             raise KeyboardInterrupt
 
@@ -221,8 +221,8 @@ def test_interrupted_sweep_says_so_and_repeating_a_complete_one_adds_nothing(
     for one in records:
         tally.add(one)
     for _ in range(3):
-        with sweep_log(tracker, "again", {}, print) as log:
-            log.begin({"a": 1}, 2, {"FINISHED": records})
+        with recording(tracker, "again", {}, print) as log:
+            log.begin({"a": 1}, 2, {"rank": "1, 2"}, {"FINISHED": records})
             log.progress(tally)
             log.complete({"FINISHED": records}, PATIENCE)
     check(tracker, folder, "again", records)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.core.urls import without_credentials
 from pipeline.tracking.config import TrackingConfig, tracking_uri
-from pipeline.tracking.server import shown
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import trial_key, trial_name
 from pipeline.training.records import TrialRecord
@@ -97,9 +97,9 @@ def test_trial_name_tells_the_settings() -> None:
 def test_password_in_an_address_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert shown("https://me:s3cret@host:5000/x") == "https://host:5000/x"
+    assert without_credentials("https://me:s3cret@host:5000/x") == "https://host:5000/x"
     for plain in ("http://127.0.0.1:5000", "sqlite:////tmp/a@b/mlflow.db"):
-        assert shown(plain) == plain
+        assert without_credentials(plain) == plain
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret@127.0.0.1:9")
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9 does not answer") as refused:
         Tracker(CONFIG, tmp_path)

@@ -6,7 +6,14 @@ from pathlib import Path
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.tracker import Tracker
 from pipeline.tracking.trial_run import rank_word
-from pipeline.tracking.views import NOTE, TAG, describe_sweep, trials_view, view_path
+from pipeline.tracking.views import (
+    NOTE,
+    TAG,
+    describe_sweep,
+    newest_links,
+    trials_view,
+    view_path,
+)
 
 AXES = {"prompt.rank": "full, 1", "train.lr": "0.1 to 1"}
 
@@ -48,3 +55,17 @@ def test_experiment_and_sweep_are_described_and_the_view_is_found_by_its_link(
 
 def view_filter(view: dict[str, str]) -> str:
     return str(json.loads(view["state"])["searchFilter"])
+
+
+def test_links_lead_to_the_newest_sweep_and_there_are_none_before_it(tmp_path: Path) -> None:
+    config = TrackingConfig(uri=None, experiment="toy")
+    tracker = Tracker(config, tmp_path)
+    assert newest_links(tracker.uri, config, "http://here:1", "my model") == {}
+    for study, seconds_ago in (("new", 1.0), ("old", 100.0)):
+        run_id = tracker.open_run(study, study, {"state": "complete"}, seconds_ago=seconds_ago)
+        tracker.open_run(f"{study}/0", "0", {}, parent=run_id)
+    found = newest_links(tracker.uri, config, "http://here:1/", "my model")
+    place = f"http://here:1/{view_path(tracker.experiment_id, 'new')}"
+    assert list(found.values())[0] == place
+    assert list(found.values())[1].startswith(place)
+    assert list(found.values())[2] == "http://here:1/#/models/my%20model"

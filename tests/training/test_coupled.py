@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pipeline.clip.backbone import Backbone, wrap_model
+from pipeline.clip.backbone import Backbone, build_clip, wrap_model
 from pipeline.clip.encoders import TextSide
 from pipeline.data.manifest import Manifest
 from pipeline.data.sampling import split_base_new
 from pipeline.features.config import FeaturesConfig
 from pipeline.features.extract import encode_task
 from pipeline.features.loader import with_pictures
-from pipeline.features.pixels import encode_beside
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
 from pipeline.prompts.coupling import couple, start_coupling
 from pipeline.prompts.file import load_prompt, save_prompt
 from pipeline.prompts.prompt import Prompt
+from pipeline.training.pictures import encode_beside
 from pipeline.training.task_run import Point, TaskRun, draw_images
 from tests.helpers.reference import (
     coop_batches,
@@ -80,7 +80,7 @@ def test_vision_prompts_are_linear_in_text_prompts() -> None:
             expected_W = factors["coupling_JWD"][i] @ text_MD[m] + factors["bias_JW"][i]
             torch.testing.assert_close(inputs.vision_JMW[i, m], expected_W)
     shallow = couple(torch.randn(M, D), {"context_MD": torch.randn(M, D)})
-    assert shallow.deep_JMD is None
+    assert shallow.deep_IMD is None
     assert shallow.vision_JMW is None
 
 
@@ -144,7 +144,7 @@ def test_training_is_the_loop_written_out_step_by_step(
     def class_embeddings() -> torch.Tensor:
         inputs = prompt.inputs()
         return encode_context(
-            backbone.model, CLIP_FRAME, inputs.context_MD, names, list(inputs.deep_JMD)
+            backbone.model, CLIP_FRAME, inputs.context_MD, names, list(inputs.deep_IMD)
         )
 
     expected = train_alone(
@@ -207,7 +207,7 @@ def test_stored_prompts_are_what_is_measured(
         CLIP_FRAME,
         inputs[0].context_MD[0],
         names,
-        list(inputs[0].deep_JMD[0]),
+        list(inputs[0].deep_IMD[0]),
     )
     right_n = (images[0] @ F.normalize(class_KE, dim=-1).T).argmax(-1) == label_n
     run = TaskRun(both, things, [Point(CONFIG, 0.01, 1)], train_config(4), CLASSES, SHOTS)
@@ -219,16 +219,18 @@ def test_stored_prompts_are_what_is_measured(
 
 def test_more_layers_than_the_towers_have_are_refused(both: TextSide, text: TextSide) -> None:
     both.check_depth(2)
-    with pytest.raises(ValueError, match="prompt.depth 3: allowed are 0 to 2"):
+    with pytest.raises(ValueError, match="prompt.depth: got 3; expected 0 to 2"):
         both.check_depth(3)
     with pytest.raises(ValueError, match="the image tower in 0"):
         text.check_depth(1)
 
 
 def test_the_papers_prompt_trains_on_the_papers_towers(manifest: Manifest) -> None:
-    """Nine layers, two tokens, ViT-B/16 with random weights: every factor gets a gradient."""
-    model = open_clip.create_model("ViT-B-16").eval().requires_grad_(False)
-    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    """Nine layers, two tokens, ViT-B/16 on small pictures: every factor gets a gradient."""
+    config = open_clip.get_model_config("ViT-B-16")
+    config["vision_cfg"]["image_size"] = 32
+    model, tokenizer = build_clip(config, 77)
+    model.eval().requires_grad_(False)
     backbone = wrap_model(model, tokenizer, torch.device("cpu"))
     few = (
         manifest.rows[manifest.rows["label"].isin([0, 1, 2])]
@@ -236,8 +238,8 @@ def test_the_papers_prompt_trains_on_the_papers_towers(manifest: Manifest) -> No
         .head(1)
     )
     small = replace(manifest, rows=few.reset_index(drop=True))
-    config = FEATURES.model_copy(update={"views": 0})
-    features = with_pictures(encode_task(backbone, small, "hash", config), backbone, small, config)
+    plain = FEATURES.model_copy(update={"views": 0})
+    features = with_pictures(encode_task(backbone, small, "hash", plain), backbone, small, plain)
     text = backbone.text_side("a photo of a", features.class_names, with_vision=True)
     prompt = CONFIG.model_copy(update={"depth": 9, "bits": 4})
     train = train_config(schedule="coop", coop={"epochs": 1, "batch_size": 2}, rounds=1)

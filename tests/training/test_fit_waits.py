@@ -20,9 +20,12 @@ def padded(backbone: Backbone) -> TextTower:
     return TextTower(model, CLIP_FRAME)
 
 
-@pytest.mark.parametrize("budget_bytes", [2**31, 2**20])  # one pass, and chunks
 @pytest.mark.usefixtures("emulated_bfloat16")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("precision", "budget_bytes"),
+    [("float32", 2**31), ("float32", 2**21), ("bfloat16", 2**31)],
+    ids=["one pass", "parts", "bfloat16"],
+)
 @pytest.mark.parametrize("path", ["shared", "full"])
 def test_a_step_does_not_wait(
     backbone: Backbone, path: str, precision: str, budget_bytes: int
@@ -30,8 +33,8 @@ def test_a_step_does_not_wait(
     own, places = copy.copy(backbone.text) if path == "shared" else padded(backbone), []
     own.budget_bytes = budget_bytes
     data = replace(training_set(own, len(POINTS)), names=own.pack(NAMES * 8, M))
-    assert (own._chunk(len(POINTS), data.names) < data.names.n_parts) == (budget_bytes < 2**31)
-    for n_steps in (4, 12):
+    assert (own._part_size(len(POINTS), data.names) < data.names.n_parts) == (budget_bytes < 2**31)
+    for n_steps in (2, 5):
         config = train_config(n_steps, precision=precision, rounds=1)
         fit = PromptFit(own, data, [replica(own, *point) for point in POINTS], config)
         with Waits() as waits:

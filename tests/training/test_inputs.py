@@ -12,7 +12,7 @@ from pipeline.clip.backbone import Backbone, build_clip, save_clip
 from pipeline.clip.config import BackboneConfig
 from pipeline.core import paths
 from pipeline.core.files import write_atomic
-from pipeline.core.provenance import file_hash
+from pipeline.core.hashes import file_hash
 from pipeline.data.manifest import Manifest, save_manifest
 from pipeline.features.extract import encode_task
 from pipeline.features.files import load_features, save_features

@@ -114,7 +114,9 @@ def test_an_untrained_prompt_is_zero_shot(
 
 def test_all_names_that_do_not_fit_are_named(text: TextSide) -> None:
     long = replace(text, name_tokens={"ok": [5] * 18, "long": [5] * 19, "longer": [5] * 30})
-    with pytest.raises(ValueError, match=r"n_ctx 4.*24\n.*'long': 19 .* 18\n.*'longer': 30"):
+    with pytest.raises(
+        ValueError, match=r"n_ctx 4.*24\n.*'long': got 19 .* 18\n.*'longer': got 30"
+    ):
         long.check_names(4)
     text.check_names(4)
 

@@ -1,7 +1,6 @@
 """Text towers from Hugging Face, run as they are: the last resort, exact for any encoder.
 
-Shapes: S replicas, K classes, M context tokens, L positions, D text width, E joint embedding
-width.
+Shapes: X = S K sequences.
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from pipeline.clip.config import BUDGET_BYTES
+from pipeline.clip.text.encoder import TextEncoder, encode_parts
 from pipeline.clip.text.layout import Frame
-from pipeline.clip.text.packing import Names
-from pipeline.clip.text.tower import TextTower
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +32,7 @@ class WholeNames:
     n_ctx: int
 
 
-class WholeTower(nn.Module):
+class WholeTower(TextEncoder):
     """A frozen encoder that runs whole captions through its own forward pass.
 
     The context takes the place of word embeddings as they leave the embedding table, so that
@@ -43,44 +40,21 @@ class WholeTower(nn.Module):
     """
 
     path = "full"
+    n_blocks = 0
 
     def __init__(
         self, text: Any, frame: Frame, context_length: int, budget_bytes: int = BUDGET_BYTES
     ) -> None:
         """Wrap an open_clip `HFTextEncoder`; its weights are shared and frozen."""
-        super().__init__()
-        self.text, self.frame = text, frame
-        self.context_length, self.budget_bytes = context_length, budget_bytes
-        self.embedding: nn.Embedding = text.transformer.get_input_embeddings()
+        super().__init__(frame, context_length, budget_bytes)
+        self.text = text
+        self.token_embedding = text.transformer.get_input_embeddings()
         self.layers = int(text.config.num_hidden_layers)
         self.requires_grad_(False)
         log.info("text path: full (%s is not open_clip's own)", type(text.transformer).__name__)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.embedding.weight.device
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.embedding.embedding_dim
-
-    def room(self, n_ctx: int) -> int:
-        """Return how many tokens a name may have behind M context tokens."""
-        return self.context_length - len(self.frame.sos) - len(self.frame.eos) - n_ctx
-
-    def embed(self, tokens: list[int]) -> Tensor:
-        """Return the word embeddings of token ids, `[len(tokens), D]`."""
-        embeddings: Tensor = self.embedding(torch.tensor(tokens, device=self.device))
-        return embeddings.float()
-
     def pack(self, names: list[list[int]], n_ctx: int) -> WholeNames:
-        """Return the captions of K names behind M tokens.
-
-        Raises:
-            ValueError: if a name is empty or does not fit behind the context.
-        """
+        """Return the captions of K names behind M tokens; see `TextEncoder.pack`."""
         self.frame.check(names, self.room(n_ctx))
         captions = [[*self.frame.sos, *[name[0]] * n_ctx, *name, *self.frame.eos] for name in names]
         longest = max(len(caption) for caption in captions)
@@ -90,7 +64,7 @@ class WholeTower(nn.Module):
         return WholeNames(token_KL.to(self.device), n_ctx)
 
     def forward(
-        self, context_SMD: Tensor, names: WholeNames, deep_SJMD: Tensor | None = None
+        self, context_SMD: Tensor, names: WholeNames, deep_SIMD: Tensor | None = None
     ) -> Tensor:
         """Return the class embeddings of S contexts, `[S, K, E]`, not normalized.
 
@@ -98,39 +72,28 @@ class WholeTower(nn.Module):
             ValueError: if there are deep prompts, for which the blocks would be needed.
         """
         assert context_SMD.shape[1] == names.n_ctx, "names were packed for another n_ctx"
-        if deep_SJMD is not None:
-            raise ValueError(
-                f"deep text prompts: found the text tower {type(self.text.transformer).__name__}, "
-                "which only runs as a whole; allowed: open_clip's own text transformers"
-            )
+        if deep_SIMD is not None:
+            self.check_depth(1 + deep_SIMD.shape[1])
         n_bytes = 100 * self.width * self.layers * names.token_KL.shape[1] * len(context_SMD)
         size = max(1, int(self.budget_bytes // n_bytes))
         if size >= len(names.token_KL) or not torch.is_grad_enabled():
             return self._encode(context_SMD, names.token_KL)
-        chunks = [
-            checkpoint(self._encode, context_SMD, token_KL, use_reentrant=False)
-            for token_KL in torch.split(names.token_KL, size)
-        ]
-        return torch.cat(chunks, dim=1)
+        parts = [(context_SMD, token_KL) for token_KL in torch.split(names.token_KL, size)]
+        return encode_parts(self._encode, parts)
 
     def _encode(self, context_SMD: Tensor, token_KL: Tensor) -> Tensor:
         (n_replicas, n_ctx, width), n_classes = context_SMD.shape, len(token_KL)
         start = len(self.frame.sos)
-        context_NMD = context_SMD[:, None].expand(-1, n_classes, -1, -1).reshape(-1, n_ctx, width)
+        context_XMD = context_SMD[:, None].expand(-1, n_classes, -1, -1).reshape(-1, n_ctx, width)
 
-        def put_context(_module: Any, _inputs: Any, embeddings_NLD: Tensor) -> Tensor:
-            before, after = embeddings_NLD[:, :start], embeddings_NLD[:, start + n_ctx :]
-            return torch.cat([before, context_NMD.to(embeddings_NLD.dtype), after], dim=1)
+        def put_context(_module: Any, _inputs: Any, embeddings_XLD: Tensor) -> Tensor:
+            before, after = embeddings_XLD[:, :start], embeddings_XLD[:, start + n_ctx :]
+            return torch.cat([before, context_XMD.to(embeddings_XLD.dtype), after], dim=1)
 
-        hook = self.embedding.register_forward_hook(put_context)
+        hook = self.token_embedding.register_forward_hook(put_context)
         try:
             encoded = self.text(token_KL.repeat(n_replicas, 1))
         finally:
             hook.remove()
         pooled = encoded[0] if isinstance(encoded, tuple) else encoded
         return torch.unflatten(pooled, 0, (n_replicas, n_classes))
-
-
-Tower = TextTower | WholeTower
-AnyNames = Names | WholeNames
-"""What a tower packs, and reads."""

@@ -1,7 +1,6 @@
-"""How one class is laid out for a text tower, by the rules of that tower (open_clip's).
+"""The sequence of one class, by the rules of its text tower (open_clip's).
 
-Shapes: K classes, M context tokens, P prefix positions (start tokens and context), L positions
-of what follows them, X = P + L, D text width.
+Shapes: X = P + L positions of a whole sequence, L of them behind the prefix.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Frame:
         for index, name in enumerate(names):
             if not 0 < len(name) <= room:
                 raise ValueError(
-                    f"class {index}: its name has {len(name)} tokens; allowed: 1 to {room}"
+                    f"class {index}: got a name of {len(name)} tokens; expected 1 to {room}"
                 )
 
 
@@ -56,9 +55,9 @@ class Layout:
         pool: which position becomes the class embedding.
         eos_id: the token that the pool `eos` looks for.
         pad_id: the token that masks of padding hide.
-        appended: whether a class token stands behind every sequence (CoCa).
+        appended: whether a class token is appended to every sequence (CoCa).
         use_pad_mask: whether padding is hidden; with an appended token it always is.
-        correct_cls_mask: whether CoCa's mask stands where it should.
+        correct_cls_mask: whether CoCa's mask is at its right position; see `seen`.
     """
 
     frame: Frame
@@ -80,7 +79,7 @@ class Layout:
         return len(self.frame.sos) + n_ctx
 
     def ids(self, name: list[int], n_ctx: int) -> list[int]:
-        """Return the whole sequence of token ids; what stands for the context is not padding."""
+        """Return the whole sequence of token ids; the context is held by any id but padding's."""
         context = [(*self.frame.sos, *name)[0]] * n_ctx
         ids = [*self.frame.sos, *context, *name, *self.frame.eos]
         return ids + [self.frame.pad] * (self.context_length - len(ids))
@@ -88,8 +87,8 @@ class Layout:
     def seen(self, ids: list[int]) -> list[bool]:
         """Return which positions others may attend to, an appended class token included.
 
-        The mask of open_clip's CoCa hides padding; unless `correct_cls_mask`, it stands one
-        position off, so that the first padding is seen, and the class token not even by itself.
+        The mask of open_clip's CoCa hides padding; unless `correct_cls_mask`, it is off by one
+        position, so that the first padding is seen, and the class token not even by itself.
         """
         if not self.masked:
             return [True] * len(ids)
@@ -123,7 +122,7 @@ class Layout:
         states: States,
         attn_mask: Tensor | None,
     ) -> PaddedNames:
-        """Lay every class out on its own, `longest` positions behind the context.
+        """Give every class a sequence of its own, `longest` positions behind the context.
 
         `attn_mask` is the tower's, additive, of all its positions.
         """
@@ -143,7 +142,7 @@ class Layout:
 
 
 def read_layout(text: Any, frame: Frame) -> Layout:
-    """Read the rules off an open_clip `CLIP` or `TextTransformer`.
+    """Return the rules of an open_clip `CLIP` or `TextTransformer`.
 
     Raises:
         ValueError: if the tower pools at a token that its tokenizer does not write.
@@ -162,6 +161,6 @@ def read_layout(text: Any, frame: Frame) -> Layout:
     if layout.pool == "eos" and not appended and layout.eos_id not in frame.eos:
         raise ValueError(
             f"text tower {type(text).__name__}: pools at token {layout.eos_id}, but its "
-            f"tokenizer closes captions with {list(frame.eos)}; allowed: a matching pair"
+            f"tokenizer closes captions with {list(frame.eos)}; expected a matching pair"
         )
     return layout

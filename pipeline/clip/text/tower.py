@@ -5,10 +5,9 @@ A causal tower with a shared context in front of the names computes the same sta
 to their keys and values. Names are packed, several to a row, so that hardly a position is
 padding, and a mask keeps them apart. In the last layer only the position that becomes the
 class embedding is computed. All three are identities of a causal transformer, not
-approximations. They hold with deep prompts, too, since all classes share those.
+approximations. They also hold with deep prompts, which all classes share.
 
-Shapes: S replicas, J deep prompts, K classes, M context tokens, P prefix positions (start tokens
-and context), L positions of what follows them, X = P + L, D text width, E joint embedding width.
+Shapes: X = P + L positions of a whole sequence, L of them behind the prefix.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.clip.config import BUDGET_BYTES
 from pipeline.clip.deep_prompts import replace_prompt
 from pipeline.clip.frozen_block import is_plain
+from pipeline.clip.text.encoder import TextEncoder, encode_parts
 from pipeline.clip.text.layout import Frame, read_layout
 from pipeline.clip.text.packing import Names, PackedNames, PaddedNames, pack_tails
 from pipeline.clip.text.shared_prefix import SharedPath
@@ -33,17 +32,17 @@ log = logging.getLogger(__name__)
 Path = Literal["shared", "truncated", "full"]
 PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final")
 KEPT_PACKS = 32
-"""Packed sets of names that a tower keeps."""
+"""Packed sets of names that a tower remembers."""
 FLOATS_PER_POSITION = 24
-"""Floats, in text widths, that a layer keeps of a position for the way back (tested)."""
+"""Floats, in text widths, that a layer keeps of a position for the backward pass (tested)."""
 
 
-class TextTower(nn.Module):
-    """A frozen open_clip text tower that encodes `SOS [context] name . EOS` for all classes.
+class TextTower(TextEncoder):
+    """A text tower of open_clip's own.
 
     The path is decided by inspecting the tower: `shared` for causal towers that pool at the end
     of the caption; `truncated` (every class on its own, to the longest name) for those whose
-    blocks are not the usual ones; `full` (all positions) for towers that look to the right.
+    blocks are not the usual ones; `full` (all positions) for towers without a causal mask.
     """
 
     attn_mask: Tensor | None
@@ -56,26 +55,25 @@ class TextTower(nn.Module):
         Args:
             text: the text tower, or the model that contains its parts.
             frame: what the tower's tokenizer puts around a caption.
-            budget_bytes: how much may be kept for the way back; a pass over more classes or
-                replicas than fit runs in chunks and computes them once more on the way back.
+            budget_bytes: what a pass may keep for the backward pass; see `TextEncoder`.
 
         Raises:
             ValueError: if the tower has no token table or transformer of its own to run on
                 embeddings (Hugging Face text encoders), or its tokenizer is another's.
         """
-        super().__init__()
-        missing = [part for part in PARTS if not hasattr(text, part)]
-        if missing:
+        if missing := [part for part in PARTS if not hasattr(text, part)]:
             raise ValueError(
-                f"text tower {type(text).__name__}: cannot take learned contexts (no "
-                f"{', '.join(missing)}); allowed: open_clip's own text transformers"
+                f"text tower {type(text).__name__}: cannot read learned contexts (no "
+                f"{', '.join(missing)}); expected open_clip's own text transformers"
             )
-        self.frame, self.budget_bytes = frame, budget_bytes
-        self.layout = read_layout(text, frame)
+        layout = read_layout(text, frame)
+        super().__init__(frame, layout.context_length, budget_bytes)
+        self.layout = layout
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
         self.cls_emb: nn.Parameter | None = getattr(text, "cls_emb", None)
         self.blocks: Any = text.transformer.resblocks
+        self.n_blocks = len(self.blocks)
         self.ln_final = text.ln_final
         self.text_projection = text.text_projection
         self.register_buffer("attn_mask", text.attn_mask, persistent=False)
@@ -88,35 +86,10 @@ class TextTower(nn.Module):
         self._packed: dict[Any, Names] = {}
         self.requires_grad_(False)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.positional_embedding.device
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return int(self.positional_embedding.shape[1])
-
-    @property
-    def context_length(self) -> int:
-        """The number of positions, SOS and EOS included, an appended class token not."""
-        return self.layout.context_length
-
-    def room(self, n_ctx: int) -> int:
-        """Return how many tokens a name may have behind M context tokens."""
-        return self.context_length - len(self.frame.sos) - len(self.frame.eos) - n_ctx
-
-    def embed(self, tokens: list[int]) -> Tensor:
-        """Return the word embeddings of token ids, `[len(tokens), D]`."""
-        ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
-        embeddings: Tensor = self.token_embedding(ids)
-        return embeddings.float()
-
     def pack(self, names: list[list[int]], n_ctx: int) -> Names:
         """Pack the token ids of K names (full stop included, SOS and EOS not) behind M tokens.
 
-        The last few results are kept: trials ask for the same names again and again.
+        The last few results are remembered: trials ask for the same names again and again.
 
         Raises:
             ValueError: if a name is empty or does not fit behind the context.
@@ -129,7 +102,7 @@ class TextTower(nn.Module):
         return self._packed[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave packed names behind: every process makes its own."""
+        """Pickle without packed names: every process makes its own."""
         return {**self.__dict__, "_packed": {}}
 
     def _pack(self, names: list[list[int]], n_ctx: int) -> Names:
@@ -138,7 +111,7 @@ class TextTower(nn.Module):
         if self.path == "shared":
             tails = [layout.tail(name, n_ctx, self._states) for name in names]
             packed = pack_tails(tails, n_prefix, n_ctx)
-            return replace(packed, first_qkv=self.shared.first_qkv(packed.embeddings_RWD))
+            return replace(packed, first_qkv=self.shared.first_qkv(packed.embeddings_YZD))
         longest = max(len(name) for name in names) + len(self.frame.eos)
         if self.path == "full":
             longest = self.context_length - n_prefix
@@ -151,7 +124,7 @@ class TextTower(nn.Module):
             states_XD = torch.cat([states_XD, self.cls_emb[None].float()])
         return states_XD + self.positional_embedding[: len(states_XD)].float()
 
-    def forward(self, context_SMD: Tensor, names: Names, deep_SJMD: Tensor | None = None) -> Tensor:
+    def forward(self, context_SMD: Tensor, names: Names, deep_SIMD: Tensor | None = None) -> Tensor:
         """Return the class embeddings of S contexts, `[S, K, E]`, not normalized.
 
         Equal to the plain full-length path of the tower up to rounding (tests/reference.py).
@@ -159,57 +132,41 @@ class TextTower(nn.Module):
         Args:
             context_SMD: embeddings in the place of words', their positions not added.
             names: the classes.
-            deep_SJMD: deep prompts, which all classes share (MaPLe, arXiv 2210.03117): before
-                block i = 1..J, counted from 0, they replace the states of the context as they
-                are, without positions. J may be 0.
+            deep_SIMD: deep prompts, which all classes share (MaPLe, arXiv 2210.03117): before
+                block i = 1..I, counted from 0, they replace the states of the context as they
+                are, without positions. I may be 0.
 
         Raises:
             ValueError: if there are more deep prompts than blocks behind the first.
         """
         assert context_SMD.shape[1] == names.n_ctx, "names were packed for another n_ctx"
-        self._check_deep(context_SMD, deep_SJMD)
+        if deep_SIMD is not None:
+            assert deep_SIMD.shape[::2] == context_SMD.shape[:2], "deep prompts fit the context"
+            self.check_depth(1 + deep_SIMD.shape[1])
         start = len(self.frame.sos)
         position_MD = self.positional_embedding[start : start + names.n_ctx].float()
         context_SMD = context_SMD + position_MD
-        size = self._chunk(len(context_SMD), names) if torch.is_grad_enabled() else names.n_parts
-        if size >= names.n_parts:
-            return self._encode(context_SMD, names, deep_SJMD)[:, names.order_K]
-        chunks = [
-            checkpoint(
-                self._encode,
-                context_SMD,
-                names.part(start, start + size),
-                deep_SJMD,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
+        size = self._part_size(len(context_SMD), names)
+        if size >= names.n_parts or not torch.is_grad_enabled():
+            return self._encode(context_SMD, names, deep_SIMD)[:, names.order_K]
+        parts = [
+            (context_SMD, names.part(start, start + size), deep_SIMD)
             for start in range(0, names.n_parts, size)
         ]
-        return torch.cat(chunks, dim=1)[:, names.order_K]
+        return encode_parts(self._encode, parts)[:, names.order_K]
 
-    def _check_deep(self, context_SMD: Tensor, deep_SJMD: Tensor | None) -> None:
-        if deep_SJMD is None:
-            return
-        n_replicas, found, *rest = deep_SJMD.shape
-        assert (n_replicas, *rest) == context_SMD.shape, "deep prompts are shaped like the context"
-        if found >= len(self.blocks):
-            raise ValueError(
-                f"deep text prompts: found {found}; allowed: 0 to {len(self.blocks) - 1}, one "
-                f"for each of the tower's {len(self.blocks)} blocks but the first"
-            )
-
-    def _chunk(self, n_replicas: int, names: Names) -> int:
+    def _part_size(self, n_replicas: int, names: Names) -> int:
         """Return how many parts of the names fit the budget at once, at least one."""
         per_part = names.n_positions / names.n_parts + names.n_ctx
         n_bytes = 4 * FLOATS_PER_POSITION * self.width * len(self.blocks) * per_part * n_replicas
         return max(1, int(self.budget_bytes // n_bytes))
 
-    def _encode(self, context_SMD: Tensor, names: Names, deep_SJMD: Tensor | None) -> Tensor:
+    def _encode(self, context_SMD: Tensor, names: Names, deep_SIMD: Tensor | None) -> Tensor:
         """Return the embeddings `[S, K, E]` of classes in the order of `names`."""
         if isinstance(names, PackedNames):
-            class_SKD = self.shared(context_SMD, names, deep_SJMD)
+            class_SKD = self.shared(context_SMD, names, deep_SIMD)
         else:
-            class_SKD = self._encode_padded(context_SMD, names, deep_SJMD)
+            class_SKD = self._encode_padded(context_SMD, names, deep_SIMD)
         class_SKE: Tensor = self.ln_final(class_SKD)
         if isinstance(self.text_projection, nn.Linear):
             class_SKE = self.text_projection(class_SKE)
@@ -218,7 +175,7 @@ class TextTower(nn.Module):
         return class_SKE
 
     def _encode_padded(
-        self, context_SMD: Tensor, names: PaddedNames, deep_SJMD: Tensor | None
+        self, context_SMD: Tensor, names: PaddedNames, deep_SIMD: Tensor | None
     ) -> Tensor:
         """Run every class on its own through the tower's blocks; return `[S, K, D]`."""
         n_replicas, n_classes = len(context_SMD), len(names.pooled_K)
@@ -227,15 +184,15 @@ class TextTower(nn.Module):
         prefix_SKPD = prefix_SPD[:, None].expand(-1, n_classes, -1, -1)
         rest_SKLD = names.embeddings_KLD.expand(n_replicas, -1, -1, -1)
         x_SKXD = torch.cat([prefix_SKPD, rest_SKLD], dim=2)
-        deep_SJ1MD = None if deep_SJMD is None else deep_SJMD[:, :, None]
+        deep_SI1MD = None if deep_SIMD is None else deep_SIMD[:, :, None]
         mask = names.mask
         if mask is not None and mask.ndim == 3:
             heads = self.blocks[0].attn.num_heads
             mask = mask.repeat(n_replicas, 1, 1).repeat_interleave(heads, dim=0)
         for index, block in enumerate(self.blocks):
-            x_SKXD = replace_prompt(x_SKXD, deep_SJ1MD, index, start=len(self.frame.sos))
-            x_NXD = block(x_SKXD.flatten(0, 1), attn_mask=mask)
-            x_SKXD = torch.unflatten(x_NXD, 0, (n_replicas, n_classes))
+            x_SKXD = replace_prompt(x_SKXD, deep_SI1MD, index, start=len(self.frame.sos))
+            out = block(x_SKXD.flatten(0, 1), attn_mask=mask)
+            x_SKXD = torch.unflatten(out, 0, (n_replicas, n_classes))
         return x_SKXD[:, torch.arange(n_classes, device=x_SKXD.device), names.pooled_K]
 
 

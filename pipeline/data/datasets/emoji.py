@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.errors import report_all
-from pipeline.core.provenance import value_hash
+from pipeline.core.hashes import value_hash
 from pipeline.data.config import EmojiConfig
 from pipeline.data.datasets.conditions import CONDITIONS, apply_conditions
 from pipeline.data.manifest import SPLITS, Manifest

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.core.errors import report_all
-from pipeline.core.provenance import file_hash
+from pipeline.core.hashes import file_hash
 
 T = TypeVar("T")
 
