@@ -25,8 +25,8 @@ from pipeline.clip.backbone import load_backbone
 from pipeline.clip.encoders import TextSide
 from pipeline.core import paths
 from pipeline.core.hashes import value_hash
+from pipeline.data.classes import split_base_new
 from pipeline.data.manifest import load_manifest
-from pipeline.data.sampling import split_base_new
 from pipeline.features.files import load_features
 from pipeline.features.loader import with_pictures
 from pipeline.features.task import TaskFeatures

@@ -30,7 +30,8 @@ from PIL import Image
 
 from bench.timing import in_turn
 from bench.towers import vit_b_16
-from pipeline.clip.backbone import Backbone, build_clip, wrap_model
+from pipeline.clip.backbone import Backbone, wrap_model
+from pipeline.clip.folder import build_clip
 from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions
 from pipeline.data.manifest import Manifest

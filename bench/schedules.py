@@ -18,7 +18,7 @@ from typing import Any
 from bench.units import measure_missing, parser
 from pipeline.clip.backbone import load_backbone
 from pipeline.core import paths
-from pipeline.data.sampling import split_base_new
+from pipeline.data.classes import split_base_new
 from pipeline.features.files import load_features
 from pipeline.params import load_params
 from pipeline.training.task_run import Point, TaskRun

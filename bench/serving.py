@@ -33,8 +33,9 @@ import torch
 
 from bench.features import draw_jpeg
 from bench.towers import vit_b_16
-from pipeline.clip.backbone import Backbone, load_backbone, save_clip
+from pipeline.clip.backbone import Backbone, load_backbone
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.folder import save_clip
 from pipeline.core import paths
 from pipeline.core.files import save_json
 from pipeline.core.provenance import git_commit, versions

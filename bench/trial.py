@@ -16,7 +16,8 @@ from bench.timing import in_turn
 from bench.towers import N_STEPS_COOP, imagenet_names
 from pipeline.clip.text.tower import TextTower
 from pipeline.params import load_params
-from pipeline.prompts.prompt import Prompt, init_tokens
+from pipeline.prompts.context import init_tokens
+from pipeline.prompts.prompt import Prompt
 from pipeline.training.fit import PromptFit, Replica, TrainingSet
 
 N_CLASSES, SHOTS, N_CTX, BATCH = 50, 16, 4, 32

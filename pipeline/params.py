@@ -12,8 +12,9 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.clip.config import BackboneConfig
 from pipeline.clip.pretraining.config import PretrainConfig
-from pipeline.core.config import Config, describe
+from pipeline.core.config import Config
 from pipeline.core.errors import report_all
+from pipeline.core.settings import describe
 from pipeline.data.config import PrepareConfig
 from pipeline.features.config import FeaturesConfig
 from pipeline.prompts.config import PromptConfig

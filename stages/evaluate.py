@@ -6,9 +6,9 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
 from pipeline.core.files import clear_folder, load_record, save_record
 from pipeline.core.provenance import origin
+from pipeline.core.stage import run_stage
 from pipeline.params import load_params
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.sweep.ray_cluster import check_resources, cluster, map_parallel

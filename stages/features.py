@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from pipeline.clip.images import load_image_encoder
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
 from pipeline.core.hashes import file_hash
+from pipeline.core.stage import run_stage
 from pipeline.data.manifest import load_manifest
 from pipeline.data.sampling import Draws
 from pipeline.features.extract import encode_task

@@ -6,8 +6,8 @@ Usage: python -m stages.prepare TASK
 import sys
 
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
-from pipeline.core.files import save_json, write_atomic
+from pipeline.core.files import save_record, write_atomic
+from pipeline.core.stage import run_stage
 from pipeline.data.manifest import save_manifest
 from pipeline.data.sources import build_source
 from pipeline.params import load_params
@@ -22,7 +22,7 @@ def main() -> None:
         paths.manifest_path(task),
         lambda path: save_manifest(path, manifest, params.prepare.root),
     )
-    save_json(paths.summary_path(task), manifest.summary)
+    save_record(paths.summary_path(task), manifest.summary)
     images = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     print(f"{task}: {len(manifest.class_names)} classes, {images}; {paths.summary_path(task)}")
     for line in manifest.remarks:

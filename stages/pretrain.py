@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from pipeline.clip.backbone import WEIGHTS, build_clip, load_backbone, save_clip
+from pipeline.clip.backbone import load_backbone
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.folder import build_clip, save_clip
+from pipeline.clip.images import WEIGHTS
 from pipeline.clip.pretraining.card import model_card
 from pipeline.clip.pretraining.recipe import Pretraining
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
 from pipeline.core.files import write_atomic
 from pipeline.core.hashes import file_hash
 from pipeline.core.provenance import versions
+from pipeline.core.stage import run_stage
 from pipeline.data.datasets.emoji import build_manifest, read_drawings, read_tasks, render_drawings
 from pipeline.features.extract import encode_task
 from pipeline.params import Params, load_params

@@ -7,14 +7,14 @@ before any test image is seen; the best seed on test images would not be.
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from pipeline.clip.backbone import Backbone, copy_towers, load_backbone
+from pipeline.clip.backbone import Backbone, load_backbone
+from pipeline.clip.folder import copy_towers
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
-from pipeline.core.files import load_json, save_json
+from pipeline.core.files import load_record, save_json
+from pipeline.core.stage import run_stage
 from pipeline.params import Params, load_params
 from pipeline.registry.promotion import ALIASES
 from pipeline.registry.registry import Promotion, Registered, promote, register
@@ -22,7 +22,7 @@ from pipeline.registry.release import Release
 from pipeline.registry.version_card import licenses
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.protocols import trained_tasks
-from pipeline.training.records import Measurement
+from pipeline.training.results import Results
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -40,47 +40,45 @@ def towers_to_copy(params: Params, backbone: Backbone, folder: Path) -> Path | N
 
 
 def releases(
-    params: Params, results: dict[str, Any], fingerprint: str, towers: Path | None
+    params: Params, results: Results, fingerprint: str, towers: Path | None
 ) -> list[Release]:
     """Return what becomes a version, smallest prompt first."""
     seed = params.evaluate.seeds[0]
-    trained = trained_tasks(params.protocols[params.protocol], params.tasks)
-    measured = [
-        Measurement(**one) for one in (*results["measurements"], *results["pareto"]["measurements"])
-    ]
+    trained = trained_tasks(params.tested_by, params.tasks)
+    measured = [*results.measurements, *results.pareto.measurements]
     shots = max(one.shots for one in measured)
     benchmark = {
-        "data_hash": results["provenance"]["data_hash"],
-        "protocol": results["protocol"],
+        "data_hash": results.provenance.data_hash,
+        "protocol": results.protocol,
         "tasks": ", ".join(params.sweep.tasks),
         "shots": str(params.sweep.shots),
         "selection_seeds": str(params.sweep.seeds),
     }
     return [
         Release(
-            method=member["method"],
-            aliases=tuple(role for role in member["roles"] if role in ALIASES),
-            study=results["study"],
-            trial=member["trial"],
-            score=member["score"],
+            method=member.method,
+            aliases=tuple(role for role in member.roles if role in ALIASES),
+            study=results.study,
+            trial=member.trial,
+            score=member.score,
             seed=seed,
-            prompts={t: paths.prompt_path(member["method"], t, seed) for t in trained},
+            prompts={t: paths.prompt_path(member.method, t, seed) for t in trained},
             backbone=params.backbone,
             towers=towers,
             fingerprint=fingerprint,
             benchmark=benchmark,
             measured=tuple(
-                one for one in measured if one.method == member["method"] and one.shots == shots
+                one for one in measured if one.method == member.method and one.shots == shots
             ),
         )
-        for member in results["pareto"]["members"]
+        for member in results.pareto.members
     ]
 
 
 def main() -> None:
     """Run the stage."""
     params = load_params()
-    results = load_json(paths.RESULTS)
+    results = load_record(paths.RESULTS, Results)
     backbone = load_backbone(params.backbone.on_cpu())
     tracker = Tracker(params.tracking, paths.STATE)
     name = params.register_.name
@@ -99,7 +97,7 @@ def main() -> None:
         paths.REGISTERED,
         {
             "name": name,
-            "study": results["study"],
+            "study": results.study,
             "seed": params.evaluate.seeds[0],
             "versions": [
                 {

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
-from pipeline.core.files import clear_folder, load_json, save_json, write_atomic
+from pipeline.core.files import clear_folder, load_json, load_record, save_json, write_atomic
+from pipeline.core.stage import run_stage
 from pipeline.data.decode import read_picture
-from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.data.manifest import Manifest, Summary, load_manifest
 from pipeline.params import Params, load_params
 from pipeline.prompts.file import load_prompt
 from pipeline.report.charts import live_charts, script
@@ -42,7 +42,7 @@ from pipeline.report.tables import (
 from pipeline.sweep.importance import importances
 from pipeline.sweep.selection import choose_champion
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.inputs import load_inputs
+from pipeline.training.inputs import check_study, load_inputs
 from pipeline.training.protocols import targets, trained_tasks
 from pipeline.training.records import Measurement, TrialRecord
 from pipeline.training.results import TaskData
@@ -189,8 +189,8 @@ def result_tables(
     if results["protocol"] != "base_to_new":
         return tables
     backbone = (params.backbone.name, params.backbone.pretrained)
-    notes = [load_json(paths.summary_path(task)) for task in params.tasks]
-    comparable = params.prepare.source == "coop" and all(n.get("comparable", True) for n in notes)
+    notes = [load_record(paths.summary_path(task), Summary) for task in params.tasks]
+    comparable = params.prepare.source == "coop" and all(one.comparable for one in notes)
     same = is_published_benchmark(params.tasks, comparable, backbone, params.sweep.shots)
     return [*tables, published_table(same)]
 
@@ -231,6 +231,7 @@ def main() -> None:
     """Run the stage."""
     params = load_params()
     trials, results = (load_json(p) for p in (paths.TRIALS, paths.RESULTS))
+    check_study(paths.RESULTS, results["study"], trials["study"], "evaluate")
     found = [Measurement(**one) for one in results["measurements"]]
     tables = result_tables(params, results, found)
     clear_folder(paths.REPORT)

@@ -1,11 +1,11 @@
-"""Look at the data of every task, outside of the project too, and note what was found.
+"""Find the data of every task, outside of the project too, and write what identifies them.
 
-DVC runs it every time. A task is prepared anew only if what is noted of its data changes.
+DVC runs it every time. A task is prepared again only if what identifies its data changes.
 """
 
 from pipeline.core import paths
-from pipeline.core.errors import run_stage
 from pipeline.core.files import save_json
+from pipeline.core.stage import run_stage
 from pipeline.data.sources import find_sources
 from pipeline.params import load_params
 

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.core import paths
-from pipeline.core.config import flatten
 from pipeline.core.disk import check_writable
-from pipeline.core.errors import run_stage
 from pipeline.core.files import save_json, save_record
 from pipeline.core.hashes import value_hash
 from pipeline.core.locks import exclusive
 from pipeline.core.provenance import checkout_id, git_commit, versions
+from pipeline.core.settings import flatten
+from pipeline.core.stage import run_stage
 from pipeline.core.workspace import is_copy
 from pipeline.params import Params, load_params
 from pipeline.sweep.driver import run_sweep

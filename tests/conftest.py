@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.clip.backbone import Backbone, build_clip, load_backbone, save_clip
+from pipeline.clip.backbone import Backbone, load_backbone
 from pipeline.clip.config import BackboneConfig
 from pipeline.clip.encoders import TextSide
+from pipeline.clip.folder import build_clip, save_clip
 from pipeline.clip.text.tower import TextTower
 from pipeline.data.config import EmojiConfig, EmojiTask
 from pipeline.data.datasets.emoji import build_manifest, read_tasks

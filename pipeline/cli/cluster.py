@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-Cluster = Annotated[Path, typer.Option("--cluster", metavar="FILE", help="The cluster's file.")]
+Cluster = Annotated[Path, Option("--cluster", metavar="FILE", help="The cluster's file.")]
 MACHINES = Path("cluster/machines.yaml")
 
 
@@ -23,11 +23,7 @@ def up(cluster: Cluster = MACHINES) -> None:
 def submit(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="STAGE",
-            help="Stages and options of `dvc repro`.",
-            show_default="evaluate",
-        ),
+        Argument(metavar="STAGE", help="Arguments of `dvc repro`.", show_default="evaluate"),
     ] = None,
     cluster: Cluster = MACHINES,
 ) -> None:
@@ -62,10 +58,10 @@ def down(cluster: Cluster = MACHINES) -> None:
 
 @contextmanager
 def prepared(cluster: Path) -> Iterator[None]:
-    """Check parameters and the cluster's file, and make what the head must not make itself.
+    """Check all settings, lock out sweeps here, and make what the head must not make itself.
 
     Raises:
-        ValueError: if either is wrong, or a sweep is running in this checkout.
+        ValueError: if a setting is wrong, or a sweep is running in this checkout.
     """
     from pipeline.core import paths
     from pipeline.core.locks import exclusive

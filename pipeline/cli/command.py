@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from pipeline.core.errors import run_stage
+from pipeline.core.stage import run_stage
 
 
 class Command(TyperCommand):
@@ -50,3 +51,17 @@ def exclude(**options: object) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} exclude each other")
+
+
+def write(path: Path, save: Callable[[Path], object]) -> None:
+    """Write the file of --out, complete or not at all.
+
+    Raises:
+        ValueError: if it cannot be written.
+    """
+    from pipeline.core.files import write_atomic
+
+    try:
+        write_atomic(path, save)
+    except OSError as error:
+        raise ValueError(f"--out {path}: cannot be written: {error.strerror}") from None

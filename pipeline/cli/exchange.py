@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
+
+from pipeline.cli.command import write
 
 if TYPE_CHECKING:
     from pipeline.clip.backbone import Backbone
     from pipeline.params import Params
 
-Prompt = Annotated[Path, typer.Argument(metavar="PROMPT", help="Prompt file.")]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="File to write.")]
+Prompt = Annotated[Path, Argument(metavar="PROMPT", help="Prompt file.")]
+Out = Annotated[Path, Option(metavar="FILE", help="File to write.")]
 Classes = Annotated[
     str | None,
-    typer.Option(metavar="A,B,C", help="Class names.", show_default="those of its training"),
+    Option(metavar="A,B,C", help="Class names.", show_default="those of its training"),
 ]
 
 
@@ -36,12 +37,11 @@ def export_coop(prompt: Prompt, out: Out) -> None:
 def export_embeddings(prompt: Prompt, out: Out, classes: Classes = None) -> None:
     """Write a prompt's class embeddings: a zero-shot classifier for any CLIP code."""
     from pipeline.prompts.file import load_prompt
-    from pipeline.serving.interop import check_class_names, save_embeddings
+    from pipeline.serving.interop import save_embeddings
 
     _, backbone = load()
     stored, about = load_prompt(prompt, backbone.fingerprint)
-    asked = trained_classes(prompt, about) if classes is None else split(classes)
-    names = check_class_names(asked)
+    names = class_names(classes, prompt, about)
     save = partial(
         save_embeddings,
         prompt=stored,
@@ -56,14 +56,12 @@ def export_embeddings(prompt: Prompt, out: Out, classes: Classes = None) -> None
 def export_onnx(prompt: Prompt, out: Out, classes: Classes = None) -> None:
     """Write a prompt with its image tower as an ONNX graph: pictures in, probabilities out."""
     from pipeline.prompts.file import load_prompt
-    from pipeline.serving.interop import check_class_names
     from pipeline.serving.onnx_export import export_onnx, preprocessing
     from pipeline.serving.predictor import load_prompts
 
     _, backbone = load()
     _, about = load_prompt(prompt, backbone.fingerprint)
-    asked = trained_classes(prompt, about) if classes is None else split(classes)
-    names = check_class_names(asked)
+    names = class_names(classes, prompt, about)
     predictor = load_prompts({prompt.stem: prompt}, backbone)
     write(out, partial(export_onnx, predictor=predictor, task=prompt.stem, names=names))
     shape = preprocessing(predictor)
@@ -71,9 +69,7 @@ def export_onnx(prompt: Prompt, out: Out, classes: Classes = None) -> None:
 
 
 def import_coop(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint of CoOp or KgCoOp.")
-    ],
+    checkpoint: Annotated[Path, Argument(metavar="CHECKPOINT", help="Of CoOp or KgCoOp.")],
     out: Out,
 ) -> None:
     """Write the context of a CoOp checkpoint as a prompt file."""
@@ -82,11 +78,7 @@ def import_coop(
 
     params, backbone = load()
     prompt = load_coop(checkpoint, backbone.text, params.prompt.init)
-    about = {
-        "method": "coop",
-        "source": checkpoint.name,
-        "backbone": params.backbone.model_dump(),
-    }
+    about = {"method": "coop", "source": checkpoint.name, "backbone": params.backbone.model_dump()}
     write(out, partial(save_prompt, prompt=prompt, fingerprint=backbone.fingerprint, about=about))
     size = packed_size(out.read_bytes())
     print(f"{out}: {size.payload_bytes} B of prompt, {size.header_bytes} B of header")
@@ -101,32 +93,17 @@ def load() -> tuple[Params, Backbone]:
     return params, load_backbone(params.backbone.on_cpu())
 
 
-def split(names: str) -> list[str]:
-    """Return comma-separated names."""
-    return [name.strip() for name in names.split(",")]
-
-
-def trained_classes(prompt: Path, about: Any) -> list[object]:
-    """Return the class names that a prompt file holds.
+def class_names(listed: str | None, prompt: Path, about: Any) -> tuple[str, ...]:
+    """Return the names that were asked for, or those that a prompt file holds.
 
     Raises:
-        ValueError: if it holds none.
+        ValueError: if there are neither, or two are the same.
     """
+    from pipeline.serving.interop import check_class_names
+
+    if listed is not None:
+        return check_class_names([name.strip() for name in listed.split(",")])
     names = about.get("class_names") if isinstance(about, dict) else None
     if not isinstance(names, list):
         raise ValueError(f"{prompt}: holds no class names; give them with --classes a,b,c")
-    return names
-
-
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Write a file, complete or not at all.
-
-    Raises:
-        ValueError: if it cannot be written.
-    """
-    from pipeline.core.files import write_atomic
-
-    try:
-        write_atomic(path, save)
-    except OSError as error:
-        raise ValueError(f"--out {path}: cannot be written: {error.strerror}") from None
+    return check_class_names(names)

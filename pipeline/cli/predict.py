@@ -6,56 +6,37 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from pipeline.cli.command import exclude
+from pipeline.cli.command import exclude, write
 
 if TYPE_CHECKING:
     from pipeline.serving.predictor import Predictor
 
 LISTED = 20
+Names = Literal["all", "base", "new"]
 
 
 def predict(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder of pictures, at any depth.")
-    ],
-    out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")],
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="Pictures, at any depth.")],
+    out: Annotated[Path, Option(metavar="FILE", help="Table to write: .csv or .parquet.")],
     model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            help="models:/NAME@ALIAS or models:/NAME/VERSION.",
-            show_default="the champion",
-        ),
+        str | None, Option(metavar="models:/NAME@ALIAS", show_default="the champion")
     ] = None,
-    prompt: Annotated[
-        Path | None, typer.Option(help="Prompt file, for the backbone of params.yaml.")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="Task whose prompt to use.", show_default="the model's first")
-    ] = None,
+    prompt: Annotated[Path | None, Option(metavar="FILE", help="A prompt file instead.")] = None,
+    task: Annotated[str | None, Option(help="Whose prompt.", show_default="the first")] = None,
     classes: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,C", help="Names to choose from.", show_default="the task's"),
+        str | None, Option(metavar="A,B,C", help="Names to choose from.", show_default="the task's")
     ] = None,
     classes_file: Annotated[
-        Path | None, typer.Option(help="File of names to choose from, one per line.")
+        Path | None, Option(metavar="FILE", help="The same, one name per line.")
     ] = None,
-    candidates: Annotated[
-        Literal["all", "base", "new"], typer.Option(help="Which of the task's own names to use.")
-    ] = "all",
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Fail, and write nothing, if any picture cannot be read."),
-    ] = False,
-    chunk: Annotated[int, typer.Option(min=1, help="Pictures to encode together.")] = 64,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads that decode.", show_default="one per core"),
-    ] = None,
+    candidates: Annotated[Names, Option(help="Which of the task's own names.")] = "all",
+    strict: Annotated[bool, Option("--strict", help="Fail if a picture is unreadable.")] = False,
+    chunk: Annotated[int, Option(min=1, help="Pictures to encode together.")] = 64,
+    workers: Annotated[int | None, Option(min=1, show_default="one thread per core")] = None,
 ) -> None:
-    """Classify the pictures of a folder.
+    """Classify the pictures of a folder with a registered model or a prompt file.
 
     A picture that cannot be read gets a row with the reason, and is listed at the end.
     """
@@ -63,27 +44,23 @@ def predict(
     exclude(classes=classes, classes_file=classes_file)
     from tqdm import tqdm
 
-    from pipeline.core.files import write_atomic
     from pipeline.serving import batch
 
     batch.check_out(out)
     asked = class_names(classes, classes_file)
     paths = batch.find_pictures(folder)
-    predictor = load_prompt_file(prompt) if prompt else load_registered(model)
+    predictor = load(model, prompt)
     task, names = predictor.choose(task, candidates, asked)
     problems: list[str] = []
     with tqdm(total=len(paths), desc="predict", unit="picture") as bar:
 
-        def write(path: Path) -> None:
+        def save(path: Path) -> None:
             rows = batch.predict_files(predictor, paths, task, names, chunk, workers)
             problems.extend(batch.write_rows(path, out.suffix, rows, bar.update))
             if strict:
                 batch.check_all_read(problems, len(paths))
 
-        try:
-            write_atomic(out, write)
-        except OSError as error:
-            raise ValueError(f"--out {out}: cannot be written: {error.strerror}") from None
+        write(out, save)
     print(f"{out}: {len(paths) - len(problems)} pictures, {len(names)} classes of {task}")
     if problems:
         more = [f"and {len(problems) - LISTED} more, in {out}"] * (len(problems) > LISTED)
@@ -109,33 +86,26 @@ def class_names(listed: str | None, file: Path | None) -> list[str]:
     return names
 
 
-def load_prompt_file(path: Path) -> Predictor:
-    """Return a predictor of one prompt file.
+def load(model: str | None, prompt: Path | None) -> Predictor:
+    """Return the predictor of a prompt file or a registered model; of neither, the champion.
 
     Raises:
-        ValueError: if the file is missing, damaged, or of another backbone.
-    """
-    from pipeline.clip.backbone import load_backbone
-    from pipeline.params import load_params
-    from pipeline.prompts.file import load_prompt
-    from pipeline.serving.predictor import load_prompts
-
-    _, about = load_prompt(path)
-    task = about.get("task") if isinstance(about, dict) else None
-    return load_prompts({str(task or path.stem): path}, load_backbone(load_params().backbone))
-
-
-def load_registered(uri: str | None) -> Predictor:
-    """Return the predictor of a registered model; None is the champion.
-
-    Raises:
-        ValueError: if there is no such model.
+        ValueError: if it is missing, damaged, or of another backbone.
     """
     from pipeline.core import paths
     from pipeline.params import load_params
-    from pipeline.registry.registry import load_predictor
-    from pipeline.tracking.tracker import Tracker
 
     params = load_params()
-    Tracker(params.tracking, paths.STATE)  # sets the registry's address
-    return load_predictor(uri or f"models:/{params.register_.name}@champion")
+    if prompt is None:
+        from pipeline.registry.registry import load_predictor
+        from pipeline.tracking.tracker import Tracker
+
+        Tracker(params.tracking, paths.STATE)  # sets the registry's address
+        return load_predictor(model or f"models:/{params.register_.name}@champion")
+    from pipeline.clip.backbone import load_backbone
+    from pipeline.prompts.file import load_prompt
+    from pipeline.serving.predictor import load_prompts
+
+    _, about = load_prompt(prompt)
+    task = about.get("task") if isinstance(about, dict) else None
+    return load_prompts({str(task or prompt.stem): prompt}, load_backbone(params.backbone))

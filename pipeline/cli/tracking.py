@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 LOOPBACK = "127.0.0.1"
-Port = Annotated[int, typer.Option(min=1, max=65535, envvar="MLFLOW_PORT")]
+Port = Annotated[int, Option(min=1, max=65535, envvar="MLFLOW_PORT")]
 
 
 def ui(port: Port = 5000) -> None:
@@ -40,38 +40,20 @@ def ui(port: Port = 5000) -> None:
 
 def server(
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="OPTION", help="More of `mlflow server`.")
+        list[str] | None, Argument(metavar="OPTION", help="Of `mlflow server`.")
     ] = None,
-    host: Annotated[
-        str, typer.Option(envvar="MLFLOW_HOST", help="Address to listen on.")
-    ] = LOOPBACK,
+    host: Annotated[str, Option(envvar="MLFLOW_HOST")] = LOOPBACK,
     port: Port = 5000,
     database: Annotated[
         str | None,
-        typer.Option(
-            envvar="MLFLOW_BACKEND_STORE_URI",
-            metavar="URI",
-            help="Address of a database, without a password.",
-            show_default="a PostgreSQL of the server's own",
-        ),
+        Option(envvar="MLFLOW_BACKEND_STORE_URI", metavar="URI", show_default="its own PostgreSQL"),
     ] = None,
     postgres: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="LOQUA_POSTGRES",
-            metavar="FOLDER",
-            help="Folder of its own PostgreSQL.",
-            show_default="artifacts/state/postgres",
-        ),
+        Path | None, Option(envvar="LOQUA_POSTGRES", help="Folder of its own PostgreSQL.")
     ] = None,
     files: Annotated[
         str | None,
-        typer.Option(
-            envvar="MLFLOW_ARTIFACTS_DESTINATION",
-            metavar="PLACE",
-            help="Where to keep models and reports: a folder, or s3://...",
-            show_default="artifacts/state/served",
-        ),
+        Option(envvar="MLFLOW_ARTIFACTS_DESTINATION", help="Where models and reports are."),
     ] = None,
 ) -> None:
     """Serve runs and models from PostgreSQL, for several people or machines.

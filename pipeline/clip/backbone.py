@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.clip.config import BUDGET_BYTES, BackboneConfig
 from pipeline.clip.encoders import TextSide
-from pipeline.clip.images import CONFIG, WEIGHTS, ImageEncoder, load_model, wrap_images
+from pipeline.clip.images import ImageEncoder, load_model, wrap_images
 from pipeline.clip.text.encoder import TextEncoder
 from pipeline.clip.text.huggingface import WholeTower
 from pipeline.clip.text.layout import Frame
@@ -52,11 +49,11 @@ class Backbone(ImageEncoder):
         Args:
             init: the words that start a context.
             class_names: of all tasks.
-            with_vision: whether prompts are to stand in the image tower, too.
+            with_vision: whether prompts also go into the image tower.
 
         Raises:
-            ValueError: if the tokenizer does not keep a name apart from the words before it, or
-                the image tower cannot take prompts.
+            ValueError: if the tokenizer joins a name with the word before it, or the image tower
+                cannot read prompts.
         """
         words = tokenize(self.tokenizer, init)
         name_tokens = {}
@@ -64,25 +61,28 @@ class Backbone(ImageEncoder):
             caption = tokenize(self.tokenizer, f"{init} {name.replace('_', ' ')}.")
             if caption[: len(words)] != words:
                 raise ValueError(
-                    f"class name {name!r}: the tokenizer joins it with the last of {init!r}; "
-                    "allowed: names that begin with a word of their own"
+                    f"class name {name!r}: the tokenizer joins it with the last word of {init!r}; "
+                    "expected a name that begins with a word of its own"
                 )
             name_tokens[name] = caption[len(words) :]
         vision = self.vision_side() if with_vision else None
         return TextSide(self.text, self.logit_scale, words, name_tokens, vision)
 
     def forget_words(self, limit: int = 50_000) -> None:
-        """Empty the tokenizer's memory of words, which otherwise grows with every new one."""
+        """Empty the tokenizer's cache of words, which otherwise grows with every new one.
+
+        open_clip 3.3 has no bound on it. One there would replace this.
+        """
         words = getattr(self.tokenizer, "cache", None)
         if isinstance(words, dict) and len(words) > limit:
             special = {word: token for word, token in words.items() if word == token}
             self.tokenizer.cache = special
 
     def vision_side(self, budget_bytes: int = BUDGET_BYTES) -> VisionTower:
-        """Return the image tower in the form that takes prompts, a new one at every call.
+        """Return the image tower in the form that reads prompts, a new one at every call.
 
         Raises:
-            ValueError: if it cannot take any; text prompts do not need it.
+            ValueError: if it cannot read any; text prompts do not need it.
         """
         return VisionTower(self.model.visual, budget_bytes).to(self.device)
 
@@ -101,7 +101,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
 def wrap_model(
     model: Any, tokenizer: Any, device: torch.device, budget_bytes: int = BUDGET_BYTES
 ) -> Backbone:
-    """Gather what the pipeline needs of an open_clip model."""
+    """Return both encoders of an open_clip model."""
     images = wrap_images(model, device)
     return Backbone(
         **vars(images),
@@ -132,7 +132,7 @@ def tokenize(tokenizer: Any, text: str) -> list[int]:
 
 
 def caption_frame(tokenizer: Any) -> Frame:
-    """Return what a tokenizer puts around a caption, read off one."""
+    """Return what a tokenizer puts around a caption."""
     caption = "a photo"
     own, row = tokenize(tokenizer, caption), tokenizer([caption])[0].tolist()
     start = next(i for i in range(len(row)) if row[i : i + len(own)] == own)
@@ -140,57 +140,3 @@ def caption_frame(tokenizer: Any) -> Frame:
     while rest and rest[-1] == pad:
         rest.pop()
     return Frame(tuple(row[:start]), tuple(rest), pad)
-
-
-def build_clip(model_config: dict[str, Any], context_length: int) -> tuple[Any, Any]:
-    """Build an open_clip CLIP with random weights, and its tokenizer."""
-    model = open_clip.CLIP(
-        model_config["embed_dim"], model_config["vision_cfg"], model_config["text_cfg"]
-    )
-    preprocess = {
-        "size": model_config["vision_cfg"]["image_size"],
-        "interpolation": "bicubic",
-        "mean": open_clip.OPENAI_DATASET_MEAN,
-        "std": open_clip.OPENAI_DATASET_STD,
-    }
-    open_clip.model.set_model_preprocess_cfg(model, preprocess)
-    return model, open_clip.SimpleTokenizer(context_length=context_length)
-
-
-def save_clip(folder: Path, model: Any, model_config: dict[str, Any], half: bool = True) -> None:
-    """Write a model as a folder that open_clip loads, weights in half precision or as they are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found = model.visual.preprocess_cfg
-    preprocess = {k: found[k] for k in ("mean", "std", "interpolation")}
-    preprocess["resize_mode"] = found.get("resize_mode", "shortest")
-    config = {"model_cfg": model_config, "preprocess_cfg": preprocess}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    weights = {
-        name: (tensor.half() if half else tensor).cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    save_file(weights, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes private files
-
-
-def copy_towers(config: BackboneConfig, backbone: Backbone, folder: Path) -> Path:
-    """Return a folder with the whole model: its own if it is one, else `folder`, written here.
-
-    Raises:
-        ValueError: if the model cannot be written so that it loads as the same.
-    """
-    if Path(config.name).is_dir():
-        return Path(config.name)
-    found = open_clip.get_model_config(config.name)
-    if found is None:
-        raise ValueError(
-            f"register.with_towers: the towers of {config.name} cannot be copied; allowed are "
-            "folders and open_clip's own names; save the model as a folder and name that"
-        )
-    if any("QuickGELU" in type(module).__name__ for module in backbone.model.modules()):
-        found["quick_gelu"] = True  # some weights ask for it, whatever the name says
-    save_clip(folder, backbone.model, found, half=False)
-    copied = load_backbone(BackboneConfig(name=str(folder), pretrained=None, device="cpu"))
-    if copied.fingerprint != backbone.fingerprint:
-        raise ValueError(f"register.with_towers: a copy of {config.name} is not the same model")
-    return folder

@@ -21,7 +21,7 @@ class BackboneConfig(Config):
     device: str = "auto"
     """`auto` is the first GPU, or the CPU."""
     text_budget_gb: float = Field(default=BUDGET_BYTES / 2**30, gt=0)
-    """What a pass of the text tower may keep for the way back; beyond it, chunks of classes."""
+    """What a pass of the text tower may keep for the backward pass; larger ones run in parts."""
 
     def torch_device(self) -> torch.device:
         """Return the device to compute on."""

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from pipeline.clip.text.encoder import TextEncoder
 from pipeline.clip.vision_tower import VisionTower
 from pipeline.core.errors import report_all
+from pipeline.prompts.context import init_tokens, merge
 from pipeline.prompts.coupling import Inputs, couple, stack
-from pipeline.prompts.prompt import init_tokens, merge
 from pipeline.prompts.stored import StoredPrompt
 
 

@@ -1,4 +1,4 @@
-"""What tells one backbone from another."""
+"""What identifies a backbone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 def fingerprint(model: nn.Module) -> str:
     """Return the SHA-256 of what a model computes: equal for equal models.
 
-    It covers parameters and buffers, names included, and what no weight tells: the kind of each
-    layer without weights (GELU or QuickGELU, say), numbers of heads, and the eps of norms.
+    It covers parameters and buffers, names included, and what weights do not show: the kind of
+    each layer without weights (GELU or QuickGELU, say), numbers of heads, and the eps of norms.
     """
     digest = hashlib.sha256()
     for name, module in sorted(model.named_modules(), key=lambda pair: pair[0]):
@@ -25,11 +25,11 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def beside_weights(module: nn.Module) -> str:
-    """Return what a module does that its weights do not tell; nothing for most."""
-    told = {key: getattr(module, key, None) for key in ("num_heads", "eps")}
-    kinds = [f"{key}={value}" for key, value in told.items() if isinstance(value, int | float)]
+    """Return what a module does that its weights do not show; empty for most."""
+    numbers = {key: getattr(module, key, None) for key in ("num_heads", "eps")}
+    kinds = [f"{key}={value}" for key, value in numbers.items() if isinstance(value, int | float)]
     is_leaf = not any(module.children()) and not module.state_dict()
     idle = isinstance(module, nn.Identity | nn.Sequential | nn.ModuleList)
-    if is_leaf and not idle and "Drop" not in type(module).__name__:  # dropouts rest in use
+    if is_leaf and not idle and "Drop" not in type(module).__name__:  # dropouts are off
         kinds.append(f"{type(module).__name__}({module.extra_repr()})")
     return " ".join(kinds)

@@ -1,15 +1,17 @@
-"""A transformer block whose weights never change, in the parts that the towers put together.
+"""A transformer block whose weights never change, as the parts that the towers are made of.
 
-Shapes: S replicas, N sequences, Q positions that attend, X that are attended to, D width.
+Shapes: X sequences of each replica, L positions that are attended to, D width of either tower.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.clip.frozen_linear import FrozenLinear
 
@@ -34,9 +36,9 @@ class FrozenBlock(nn.Module):
         self.c_fc = FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias)
         self.c_proj = FrozenLinear(mlp.c_proj.weight, mlp.c_proj.bias)
 
-    def part_queries(self) -> None:
-        """Let the projection to queries stand alone, for a block that few positions leave."""
-        weight, bias, width = self.in_proj.weight_OI, self.in_proj.bias_O, self.width
+    def split_queries(self) -> None:
+        """Separate the projection to queries, for a block that is computed at few positions."""
+        weight, bias, width = self.in_proj.weight, self.in_proj.bias, self.width
         del self.in_proj
         self.query_proj = FrozenLinear(weight[:width], None if bias is None else bias[:width])
         self.memory_proj = FrozenLinear(weight[width:], None if bias is None else bias[width:])
@@ -67,12 +69,23 @@ def is_plain(block: Any) -> bool:
 
 
 def attend(
-    query_SNQD: Tensor, key_SNXD: Tensor, value_SNXD: Tensor, mask: Tensor | None, heads: int
+    query_SXQD: Tensor, key_SXLD: Tensor, value_SXLD: Tensor, mask: Tensor | None, heads: int
 ) -> Tensor:
-    """Return softmax attention `[S, N, Q, D]` under an additive mask `[S N, 1, Q, X]`, or none."""
+    """Return softmax attention `[S, X, Q, D]` under an additive mask `[S X, 1, Q, L]`, or none."""
     query, key, value = (
         torch.unflatten(x.flatten(0, 1), -1, (heads, -1)).transpose(1, 2)
-        for x in (query_SNQD, key_SNXD, value_SNXD)
+        for x in (query_SXQD, key_SXLD, value_SXLD)
     )
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return out.transpose(1, 2).reshape(query_SNQD.shape)
+    return out.transpose(1, 2).reshape(query_SXQD.shape)
+
+
+def encode_parts(encode: Callable[..., Tensor], parts: Iterable[tuple[Any, ...]]) -> Tensor:
+    """Encode parts of a pass one after the other and join them along the second dimension.
+
+    Only the inputs of a part are kept; the backward pass computes the rest again.
+    """
+    done = [
+        checkpoint(encode, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
+    ]
+    return torch.cat(done, dim=1)

@@ -1,7 +1,4 @@
-"""How the frozen backbone encodes images, and nothing else: what cached features depend on.
-
-Shapes: N images, H = W pixels, E joint embedding width.
-"""
+"""The image side of the frozen backbone, which is all that cached features depend on."""
 
 from __future__ import annotations
 
@@ -13,9 +10,8 @@ from typing import Any
 import open_clip
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from pipeline.clip.config import BackboneConfig
 from pipeline.clip.fingerprint import fingerprint
@@ -49,8 +45,8 @@ class ImageEncoder:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Size, mean, standard deviation and interpolation of `transform`."""
-        found: dict[str, Any] = self.model.visual.preprocess_cfg
-        return found
+        preprocessing: dict[str, Any] = self.model.visual.preprocess_cfg
+        return preprocessing
 
 
 def load_model(config: BackboneConfig) -> tuple[Any, Any]:
@@ -64,7 +60,7 @@ def load_model(config: BackboneConfig) -> tuple[Any, Any]:
     if is_folder and config.pretrained:
         raise ValueError(
             f"backbone.pretrained: {config.pretrained!r} does not apply to the folder "
-            f"{folder}, which has its own weights; allowed is null"
+            f"{folder}, which has its own weights; expected null"
         )
     if (folder.is_dir() or "/" in config.name.removeprefix("hf-hub:")) and not (
         is_folder or config.name.startswith("hf-hub:")
@@ -79,13 +75,13 @@ def load_model(config: BackboneConfig) -> tuple[Any, Any]:
     except Exception as error:  # open_clip and the hub raise many kinds
         raise ValueError(
             f"backbone.name: {config.name} (pretrained: {config.pretrained}) cannot be loaded: "
-            f"{error}; allowed: an open_clip model with its weights, hf-hub:..., or a folder"
+            f"{error}; expected an open_clip model with its weights, hf-hub:..., or a folder"
         ) from None
     return model.eval().requires_grad_(False), tokenizer
 
 
 def wrap_images(model: Any, device: torch.device) -> ImageEncoder:
-    """Gather what encodes images of an open_clip model."""
+    """Return the image side of an open_clip model."""
     preprocess = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
     )
@@ -99,25 +95,3 @@ def load_image_encoder(config: BackboneConfig) -> ImageEncoder:
         ValueError: if the model or its weights are not there.
     """
     return wrap_images(load_model(config)[0], config.torch_device())
-
-
-def crop_transform(encoder: ImageEncoder, scale: tuple[float, float], flip: bool) -> Transform:
-    """Return CoOp's augmentation of training images: a random crop, mirrored or not.
-
-    Args:
-        encoder: gives the size and the normalization.
-        scale: smallest and largest area of a crop, relative to the image.
-        flip: whether crops are mirrored at random.
-    """
-    visual = encoder.preprocessing
-    steps: list[nn.Module] = [
-        v2.RGB(),
-        v2.RandomResizedCrop(visual["size"], scale, interpolation=v2.InterpolationMode.BICUBIC),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(visual["mean"], visual["std"]),
-    ]
-    if flip:
-        steps.insert(2, v2.RandomHorizontalFlip())
-    transform: Transform = v2.Compose(steps)
-    return transform

@@ -1,7 +1,4 @@
-"""Cosine similarity between images and classes.
-
-Shapes: N images, K classes, E joint embedding width.
-"""
+"""Cosine similarity between images and classes."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""The frozen image tower, run with deep vision prompts: exact, and what is fixed done once.
+"""The frozen image tower, run with deep vision prompts: exact, with fixed parts computed once.
 
-MaPLe (arXiv 2210.03117), as its public code runs it. The prompts of the first layer stand behind
+MaPLe (arXiv 2210.03117), as its public code runs it. The prompts of the first layer are appended to
 an image's tokens when they enter `ln_pre`; before each of the next blocks their states are
-replaced by that layer's prompts, as they are. All positions see each other, so everything behind
-the first prompt is computed anew; patches, class token and positions never are.
+replaced by that layer's prompts, unchanged. All positions see each other, so every pass computes
+all blocks; patches, class token and positions are computed once.
 
-Shapes: S replicas, N pictures, B images of a pass, L image tokens (class token and patches), J
-prompted layers, M prompt positions, X = L + M, W vision width, E joint embedding width.
+Shapes: L image tokens (class token and patches), X = L + M positions in all.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.clip.config import BUDGET_BYTES
 from pipeline.clip.deep_prompts import replace_prompt
-from pipeline.clip.frozen_block import FrozenBlock, attend, is_plain
+from pipeline.clip.frozen_block import FrozenBlock, attend, encode_parts, is_plain
 
 PARTS = (
     "conv1",
@@ -32,7 +30,7 @@ PARTS = (
     "proj",
 )
 FLOATS_PER_POSITION = 16
-"""Floats, in widths, that a block keeps of a position for the way back (tested)."""
+"""Floats, in widths, that a block keeps of a position for the backward pass (tested)."""
 
 
 class VisionBlock(FrozenBlock):
@@ -50,7 +48,7 @@ class LastVisionBlock(FrozenBlock):
     def __init__(self, block: Any) -> None:
         """Share the block's weights."""
         super().__init__(block)
-        self.part_queries()
+        self.split_queries()
 
     def forward(self, x_SBXW: Tensor) -> Tensor:
         """Return the next states of the class tokens, `[S, B, 1, W]`."""
@@ -69,8 +67,8 @@ class VisionTower(nn.Module):
 
         Args:
             visual: the image tower of a model.
-            budget_bytes: how much may be kept for the way back; a pass over more images or
-                replicas than fit runs in chunks and computes them once more on the way back.
+            budget_bytes: what a pass may keep for the backward pass. A pass over more images or
+                replicas than fit runs in parts, and the backward pass computes them again.
 
         Raises:
             ValueError: if prompts in this tower would not give what its own code gives.
@@ -104,15 +102,14 @@ class VisionTower(nn.Module):
 
     @torch.no_grad()
     def embed(self, pictures_N3HW: Tensor) -> Tensor:
-        """Return what enters the first block of pictures, `[N, L, W]`; no prompt changes it.
+        """Return what enters the first block of pictures, `[N, L, W]`, whatever the prompts.
 
-        Class token and patches, with positions, through `ln_pre`, which treats each alone. In
-        the precision of the weights, under autocast too.
+        Class token and patches, with positions, through `ln_pre`, which treats each alone; in the
+        precision of the weights, under autocast too.
         """
         patches_NWL = self.conv1(pictures_N3HW).flatten(2)
-        class_N1W = self.class_embedding.expand(
-            pictures_N3HW.shape[0], 1, -1
-        )  # len() would fix N in an export
+        # len() instead of shape[0] would fix N in an export
+        class_N1W = self.class_embedding.expand(pictures_N3HW.shape[0], 1, -1)
         x_NLW = torch.cat([class_N1W, patches_NWL.transpose(1, 2)], dim=1)
         token_NLW: Tensor = self.ln_pre(x_NLW + self.positional_embedding)
         return token_NLW
@@ -136,44 +133,31 @@ class VisionTower(nn.Module):
         assert (n_replicas, self.width) == prompt_SJMW.shape[::3], "prompts of other images"
         if not 1 <= depth <= len(self.blocks):
             raise ValueError(
-                f"vision prompts: found {depth} layers; allowed: 1 to {len(self.blocks)}, the "
-                "tower's blocks"
+                f"vision prompts: got {depth} layers; expected 1 to {len(self.blocks)}, its blocks"
             )
         n_chunks = -(-n_images // self.images_per_chunk(n_replicas, n_ctx))
         if n_chunks <= 1:
             return self.encode_at_once(token_SBLW, prompt_SJMW)
-        parts = token_SBLW.chunk(n_chunks, dim=1)
-        if not torch.is_grad_enabled():
-            return torch.cat([self.encode_at_once(part, prompt_SJMW) for part in parts], dim=1)
-        chunks = [
-            checkpoint(
-                self.encode_at_once,
-                part,
-                prompt_SJMW,
-                use_reentrant=False,
-                preserve_rng_state=False,
-            )
-            for part in parts
-        ]
-        return torch.cat(chunks, dim=1)
+        parts = [(part, prompt_SJMW) for part in token_SBLW.chunk(n_chunks, dim=1)]
+        return encode_parts(self.encode_at_once, parts)
 
     def images_per_chunk(self, n_replicas: int, n_ctx: int) -> int:
         """Return how many images of each replica fit the budget at once, at least one.
 
-        Without gradients only one block's states are there at a time.
+        Without gradients only one block's states exist at a time.
         """
         n_blocks = len(self.blocks) if torch.is_grad_enabled() else 1
         per_image = 4 * FLOATS_PER_POSITION * self.width * (self.n_tokens + n_ctx) * n_blocks
         return max(1, self.budget_bytes // (per_image * n_replicas))
 
     def encode_at_once(self, token_SBLW: Tensor, prompt_SJMW: Tensor) -> Tensor:
-        """Do what `forward` does, without chunks."""
+        """Do the work of `forward` without parts."""
         first_S1MW = self.ln_pre(prompt_SJMW[:, 0])[:, None]
         first_SBMW = first_S1MW.expand(-1, token_SBLW.shape[1], -1, -1)
         x_SBXW = torch.cat([token_SBLW, first_SBMW], dim=2)
-        deep_SJ1MW = prompt_SJMW[:, 1:, None]
+        deep_SI1MW = prompt_SJMW[:, 1:, None]
         for index, block in enumerate(self.blocks):
-            x_SBXW = block(replace_prompt(x_SBXW, deep_SJ1MW, index, start=token_SBLW.shape[2]))
+            x_SBXW = block(replace_prompt(x_SBXW, deep_SI1MW, index, start=token_SBLW.shape[2]))
         pooled_SBW: Tensor = self.ln_post(x_SBXW[:, :, 0])
         return pooled_SBW if self.proj is None else pooled_SBW @ self.proj
 
@@ -184,26 +168,26 @@ def encode_tokens(vision: VisionTower, token_SBLW: Tensor, prompt_SJMW: Tensor) 
 
 
 def check_visual(visual: Any) -> None:
-    """Refuse towers that pool or compute otherwise than `VisionTower` does.
+    """Refuse towers that pool or compute in another way than `VisionTower`.
 
     Raises:
-        ValueError: naming what was found.
+        ValueError: naming the difference.
     """
     missing = [part for part in PARTS if not hasattr(visual, part)]
     dropout = getattr(visual, "patch_dropout", None)
-    found = ""
+    reason = ""
     if missing:
-        found = f"it has no {', '.join(missing)}"
+        reason = f"it has no {', '.join(missing)}"
     elif visual.attn_pool is not None:
-        found = "it pools by attention"
+        reason = "it pools by attention"
     elif visual.pool_type != "tok":
-        found = f"its pooling is {visual.pool_type!r}"
+        reason = f"its pooling is {visual.pool_type!r}"
     elif getattr(dropout, "prob", 0) > 0 and getattr(dropout, "training", False):
-        found = "it drops patches while it trains"
+        reason = "it drops patches while it trains"
     elif not all(is_plain(block) for block in visual.transformer.resblocks):
-        found = "its blocks are not the usual ones"
-    if found:
+        reason = "its blocks are not the usual ones"
+    if reason:
         raise ValueError(
-            f"image tower {type(visual).__name__}: cannot take prompts ({found}); allowed: "
+            f"image tower {type(visual).__name__}: cannot read prompts ({reason}); expected one of "
             "open_clip's own vision transformers, pooled at the class token, in evaluation mode"
         )

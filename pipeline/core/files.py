@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.core.config import describe
+from pipeline.core.settings import describe
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ def exclusive(path: Path, who: str, wait: bool = False) -> Iterator[None]:
 
     Args:
         path: of the lock; its folder is made.
-        who: holds it, for people.
-        wait: for somebody else to release it.
+        who: the name of a holder, for messages.
+        wait: whether to wait until another process releases it.
 
     Raises:
-        ValueError: if somebody else holds it, and `wait` is false.
+        ValueError: if another process holds it and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -27,6 +27,6 @@ def exclusive(path: Path, who: str, wait: bool = False) -> Iterator[None]:
         except OSError:
             if not wait:
                 raise ValueError(f"{path}: {who} is running; wait for it or stop it") from None
-            print(f"{who} is running; waiting for its end", flush=True)
+            print(f"{who} is running; waiting until it ends", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,4 @@
-"""The only place that names the pipeline's files, and how they are written and read.
-
-Every stage owns the folder `artifacts/<stage>/`. Files appear complete or not at all.
-"""
+"""The only place that names the pipeline's files. A stage owns the folder `artifacts/<stage>/`."""
 
 from __future__ import annotations
 
@@ -19,13 +16,12 @@ FEATURES = ROOT / "features"
 TRIALS = ROOT / "sweep" / "trials.json"
 WINNERS = ROOT / "sweep" / "winners.json"
 STATE = checkout() / ROOT / "state"
-"""What must survive between runs and belongs to no stage: the studies, the tracking database, and
-features of a task that is not encoded to its end. Experiments that DVC runs in a copy of the
-project use that of the checkout."""
+"""What must survive between runs and belongs to no stage: the studies and the tracking database.
+Experiments that DVC runs in a copy of the project use that of the checkout."""
 PRETRAIN_CHECKPOINT = STATE / "pretrain.pt"
 """From which an interrupted pretraining resumes."""
 CLUSTER = ROOT / "cluster"
-"""What was last seen of the state on a cluster's head."""
+"""The last known state of a cluster's head."""
 EVALUATION = ROOT / "evaluate"
 RESULTS = EVALUATION / "results.json"
 REGISTERED = ROOT / "register" / "models.json"
@@ -40,7 +36,7 @@ PLOTS = REPORT / "plots"
 
 
 def source_path(task: str) -> Path:
-    """What was found where a task's data lie."""
+    """What identifies the data of a task."""
     return SOURCES / f"{task}.json"
 
 
@@ -50,7 +46,7 @@ def manifest_path(task: str) -> Path:
 
 
 def summary_path(task: str) -> Path:
-    """What a task's manifest says of itself, for people and programs without Parquet."""
+    """The summary of a task's manifest."""
     return MANIFESTS / f"{task}.json"
 
 
@@ -60,10 +56,10 @@ def features_path(task: str) -> Path:
 
 
 def shards_path(task: str) -> Path:
-    """What is encoded of a task before all of it is; DVC empties outputs before it runs a stage."""
+    """The features of a task so far; no output: DVC empties outputs before it runs a stage."""
     return ROOT / "state" / "features" / task
 
 
 def prompt_path(role: str, task: str, seed: int) -> Path:
-    """A stored prompt of a winner."""
+    """The stored prompt of a refit."""
     return EVALUATION / "prompts" / f"{role}-{task}-{seed}.prompt"

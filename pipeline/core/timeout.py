@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 BACKSTOP_S = 30.0
-"""Seconds after the limit until the process ends even if no Python can run in it."""
+"""Seconds after the limit until the process ends even if no Python code can run in it."""
 STDERR = 2
-"""The process's own, whatever Python writes to."""
+"""The file descriptor: `sys.stderr` may be another file."""
 
 
 @contextmanager
 def time_limit(seconds: float, report: Callable[[str], object]) -> Iterator[None]:
     """End this process if the block takes longer than `seconds`; 0 is no limit.
 
-    Before the end, `report` gets the stack of the thread that hangs. Code that holds the
-    interpreter's lock lets no `report` run: `BACKSTOP_S` later the process ends all the same, and
-    its stderr says where.
+    Before the end, `report` gets the stack of the thread that hangs. While code holds the
+    interpreter's lock, no `report` can run: `BACKSTOP_S` later the process ends without it, and
+    its stderr has the stack.
     """
     if not seconds:
         yield
@@ -39,7 +39,7 @@ def time_limit(seconds: float, report: Callable[[str], object]) -> Iterator[None
 
 
 def _end(thread: int, report: Callable[[str], object]) -> None:
-    """Say where the thread stands, then end the process, whatever comes of saying it."""
+    """Report the stack of a thread, then end the process, even if the report fails."""
     try:
         report("".join(traceback.format_stack(sys._current_frames()[thread])))
     finally:

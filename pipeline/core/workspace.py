@@ -1,8 +1,8 @@
-"""Where the project lies, also for an experiment that DVC runs in a temporary copy of it.
+"""Where the project is, also for an experiment that DVC runs in a temporary copy of it.
 
-`dvc exp run --temp` and `dvc queue start` copy what git and DVC know to `.dvc/tmp/exps/` and delete
-the copy at the end. What belongs to the checkout and not to the experiment stays in the checkout:
-the study, the tracking database, and own pictures.
+`dvc exp run --temp` and `dvc queue start` copy what git and DVC track to `.dvc/tmp/exps/`, and
+delete the copy at the end. What belongs to the checkout and not to the experiment stays in the
+checkout: the study, the tracking database, and the user's pictures.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def is_copy() -> bool:
 
 
 def in_checkout(path: str) -> str:
-    """Return where a relative path leads: here, or to the checkout if this is a copy without it."""
+    """Return a relative path if it exists here; else, in a copy, the same path in the checkout."""
     return path if Path(path).exists() else str(checkout() / path)
 
 
 DataRoot = Annotated[str, Field(min_length=1), AfterValidator(in_checkout)]
-"""Where data lie that neither git nor DVC knows."""
+"""A folder of data that neither git nor DVC tracks."""

@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import report_all
-from pipeline.data.sampling import Draws, split_base_new
+from pipeline.data.classes import split_base_new
+from pipeline.data.sampling import Draws
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
@@ -44,6 +45,30 @@ TEST_ONLY = ("test",)
 SPLITS = ("train", "val", "test")
 ONE_DOMAIN = "all"
 """The domain of every image of data without domains."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A manifest for people, and for programs without Parquet.
+
+    Attributes:
+        name, template: of the task.
+        test_only: whether it is a target of transfer and nothing else.
+        comparable: False where published numbers of the same name are of other images.
+        classes: how many.
+        images: how many, by split.
+        notes: its origin.
+        split: `Manifest.split_lists` if splits were made here, else empty.
+    """
+
+    name: str
+    template: str
+    test_only: bool
+    comparable: bool
+    classes: int
+    images: dict[str, int]
+    notes: dict[str, Any]
+    split: dict[str, list[list[Any]]]
 
 
 @dataclass(frozen=True)
@@ -79,17 +104,18 @@ class Manifest:
         return {split: int(counts.get(split, 0)) for split in self.splits}
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """Its content as JSON; with every image's split if splits were made here."""
-        about = {
-            "name": self.name,
-            "template": self.template,
-            "test_only": self.splits == TEST_ONLY,
-            "classes": len(self.class_names),
-            "images": self.counts,
-            **self.notes,
-        }
-        return {**about, "split": self.split_lists} if self.notes.get("splits_made") else about
+    def summary(self) -> Summary:
+        """What is known about it without its rows."""
+        return Summary(
+            name=self.name,
+            template=self.template,
+            test_only=self.splits == TEST_ONLY,
+            comparable=self.notes.get("comparable", True),
+            classes=len(self.class_names),
+            images=self.counts,
+            notes=self.notes,
+            split=self.split_lists if self.notes.get("splits_made") else {},
+        )
 
     @property
     def split_lists(self) -> dict[str, list[list[Any]]]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from pipeline.core.config import Config
 
 MOST_WORKERS = 16
-"""Of `workers: auto`; every worker holds two batches of pictures."""
+"""For `workers: auto`; every worker holds two batches of pictures."""
 
 
 class FeaturesConfig(Config):
@@ -27,11 +27,11 @@ class FeaturesConfig(Config):
     """Processes that decode images; `auto` is one per core, at most `MOST_WORKERS`."""
     seed: int = Field(ge=0)
     on_bad_image: Literal["strict", "lenient"] = "strict"
-    """Whether images that cannot be read are errors, all in one, or left out and listed."""
+    """Whether images that cannot be read are one error, or are left out and listed."""
 
     @property
     def content(self) -> dict[str, Any]:
-        """What changes features; JSON. Not `workers`: they only share the work."""
+        """What changes features, as JSON; `workers` does not."""
         return self.model_dump(mode="json", exclude={"workers"})
 
     @property

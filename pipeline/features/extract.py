@@ -1,7 +1,6 @@
 """Turn the images of a manifest into features.
 
-Shapes: N images of a task, T of its training split, X pictures to encode (images plain, and crops),
-V crops, H = W pixels, E joint embedding width.
+Shapes: X pictures to encode, that is images plain and their crops.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pipeline.features.shards import SIZE, Encoded, restore, save_shard
 from pipeline.features.task import TaskFeatures
 
 LISTED = 1000
-"""Images that an error names."""
+"""Images that an error lists at most."""
 Progress = Callable[[int], Any]
 
 
@@ -42,21 +41,21 @@ def encode_task(
     """Encode a task's images, and `config.views` random crops of each training image.
 
     Crops are drawn once and cached: a step of training draws one of an image's views, not a new
-    crop as in CoOp's loop. Of the training images only those are encoded that `draws` can give;
-    pictures are in memory a few batches at a time.
+    crop as in CoOp's loop. Only those training images are encoded that `draws` contain; a few
+    batches of pictures are in memory at a time.
 
     An image that cannot be read is an error (`strict`), or it is left out as if the manifest did
-    not have it (`lenient`): shots are drawn from the others, and those that this adds are encoded.
+    not have it (`lenient`): shots are drawn from the others, and what this adds is encoded too.
 
     Args:
         encoder: the frozen model.
         manifest: the task.
         data_hash: of the manifest.
-        config: views, crops, batches, and what an image that cannot be read means.
-        progress: called with how many pictures were dealt with since the last call.
-        draws: the draws that the features serve; None keeps all training images.
-        folder: where encoded pictures wait until all are; what an earlier run left there is used.
-            The caller removes it once the features are saved. None keeps nothing on the way.
+        config: views, crops, batches, and how to treat images that cannot be read.
+        progress: called with the number of pictures that were processed since the last call.
+        draws: the draws that the features serve; None encodes all training images.
+        folder: of intermediate results, from which the next run resumes. The caller removes it
+            once the features are saved. None saves nothing on the way.
 
     Raises:
         ValueError: naming every image that cannot be read, after all were tried; or, if they are
@@ -66,37 +65,22 @@ def encode_task(
     if folder is not None:
         folder = folder / settings_hash(encoder, config)
     bad: dict[int, str] = {}
-    kept_X2 = np.empty((0, 2), dtype=np.int64)
-    parts: list[Tensor] = []
     while True:  # lenient: where images are left out, others are drawn
         chosen_N = manifest.chosen_rows(draws, bad)
-        wanted_X2 = places(manifest, chosen_N, config.views)
-        new_X2 = wanted_X2[~np.isin(flat(wanted_X2), flat(kept_X2))]
-        if not len(new_X2):
-            break
-        features_XE, reasons = encode_pictures(encoder, pictures, new_X2, config, progress, folder)
-        bad |= {int(new_X2[x, 0]): reason for x, reason in reasons.items()}
+        place_X2 = places(manifest, chosen_N, config.views)
+        advance = (lambda _: None) if bad else progress
+        features_XE, reasons = encode_pictures(encoder, pictures, place_X2, config, advance, folder)
+        bad |= {int(place_X2[x, 0]): reason for x, reason in reasons.items()}
         if config.on_bad_image == "strict":
             report_all(bad_title(manifest, bad), list(bad.values()), LISTED)
-        if len(reasons) < len(new_X2):
-            good_X = ~np.isin(np.arange(len(new_X2)), list(reasons))
-            kept_X2 = np.concatenate([kept_X2, new_X2[good_X]])
-            parts.append(features_XE[torch.from_numpy(good_X)])
+        if not reasons:
+            break
     check_classes(manifest, bad)
-    order_X = flat(kept_X2).argsort()
-    index_X = order_X[np.searchsorted(flat(kept_X2), flat(wanted_X2), sorter=order_X)]
-    features_XE = torch.cat(parts)[torch.from_numpy(index_X)]
     return assemble(encoder, manifest, data_hash, config, features_XE, chosen_N, bad)
 
 
-def flat(place_X2: np.ndarray) -> np.ndarray:
-    """Return one number for each (row, view)."""
-    row_X, view_X = place_X2.T
-    return np.asarray(row_X + (view_X << 32))
-
-
 def settings_hash(encoder: ImageEncoder, config: FeaturesConfig) -> str:
-    """Return a name for everything but the picture that its features depend on."""
+    """Return a hash of everything but the picture that its features depend on."""
     preprocess = encoder.preprocessing
     return value_hash([encoder.fingerprint, preprocess, config.crop_scale, config.flip])[:16]
 
@@ -104,8 +88,8 @@ def settings_hash(encoder: ImageEncoder, config: FeaturesConfig) -> str:
 def bad_title(manifest: Manifest, bad: dict[int, str]) -> str:
     """Say that images cannot be read, and what to do."""
     return (
-        f"task {manifest.name}: {len(bad)} image(s) cannot be read; mend them or leave them out "
-        "(features.on_bad_image: lenient), what was encoded is kept"
+        f"task {manifest.name}: {len(bad)} image(s) cannot be read; fix them or leave them out "
+        "(features.on_bad_image: lenient); what was encoded is kept"
     )
 
 
@@ -136,10 +120,10 @@ def encode_pictures(
     progress: Progress,
     folder: Path | None,
 ) -> tuple[Tensor, dict[int, str]]:
-    """Encode the pictures at some places, except what the folder holds already.
+    """Encode the pictures at some places, except those whose features are in the folder.
 
     Returns:
-        Unit features `[X, E]`, zero where a picture cannot be read, and by position why.
+        Unit features `[X, E]`, zero where a picture cannot be read, and the reasons by position.
     """
     encoded, reasons = Encoded(len(place_X2)), dict[int, str]()
     key_X = pictures.keys(place_X2) if folder else np.empty(0)
@@ -173,7 +157,7 @@ def assemble(
     row_N: np.ndarray,
     bad: dict[int, str],
 ) -> TaskFeatures:
-    """Put the features of `places` beside what the manifest knows of the images.
+    """Join the features of `places` with what the manifest says about the images.
 
     Args:
         encoder: that made the features.
@@ -182,7 +166,7 @@ def assemble(
         config: of the encoding; each training image has `config.views` crops.
         features_XE: all images plain, then the training images once for each crop.
         row_N: of the encoded images.
-        bad: rows that are left out, and why.
+        bad: rows that are left out, with the reasons.
     """
     train_N, rows = manifest.in_split("train")[row_N], manifest.rows.iloc[row_N]
     plain_NE, crops_XE = features_XE[: len(row_N)], features_XE[len(row_N) :]

@@ -20,7 +20,8 @@ def save_features(path: Path, features: TaskFeatures) -> None:
     values = {name: getattr(features, name) for name in names}
     tensors = {k: v.contiguous() for k, v in values.items() if isinstance(v, torch.Tensor)}
     about = {k: v for k, v in values.items() if k not in tensors}
-    metadata = {"loqua": json.dumps(about), "content_hash": features.content_hash}
+    # One key: safetensors 0.8 writes several in random order, and equal features would differ.
+    metadata = {"loqua": json.dumps({**about, "content_hash": features.content_hash})}
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
@@ -32,13 +33,13 @@ def load_features(path: Path) -> TaskFeatures:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            about = json.loads(metadata["loqua"])
+            about = json.loads(file.metadata()["loqua"])
             # A safetensors file has keys() but is no mapping: it cannot be iterated itself.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (as above)
+        content_hash = about.pop("content_hash")
         about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items()}
         features = TaskFeatures(**about, **tensors)
-        if features.content_hash != metadata["content_hash"]:
+        if features.content_hash != content_hash:
             raise ValueError("the content has another hash than when it was written")
         return features
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""The pictures of a manifest as the image tower takes them, decoded by worker processes.
+"""The pictures of a manifest as the image tower reads them, decoded by worker processes.
 
-Shapes: N images of the manifest, X pictures to load, V crops, H = W pixels.
+Shapes: X pictures to load.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
-from pipeline.clip.images import ImageEncoder, crop_transform
+from pipeline.clip.images import ImageEncoder, Transform
 from pipeline.core.errors import report_all
 from pipeline.data.decode import read_picture
 from pipeline.data.manifest import Manifest
@@ -24,28 +25,48 @@ from pipeline.features.config import FeaturesConfig
 from pipeline.features.task import TaskFeatures, TaskPictures
 
 Batch = tuple[Tensor | None, list[str | None]]
-"""The readable pictures `[n, 3, H, W]`, and for all of the batch why there is none, or None."""
+"""The readable pictures `[n, 3, H, W]`; and for each of the batch None, or why it has none."""
+
+
+def crop_transform(encoder: ImageEncoder, scale: tuple[float, float], flip: bool) -> Transform:
+    """Return CoOp's augmentation of training images: a random crop, mirrored or not.
+
+    Args:
+        encoder: gives the size and the normalization.
+        scale: smallest and largest area of a crop, relative to the image.
+        flip: whether crops are mirrored at random.
+    """
+    visual = encoder.preprocessing
+    steps: list[nn.Module] = [
+        v2.RGB(),
+        v2.RandomResizedCrop(visual["size"], scale, interpolation=v2.InterpolationMode.BICUBIC),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(visual["mean"], visual["std"]),
+    ]
+    if flip:
+        steps.insert(2, v2.RandomHorizontalFlip())
+    transform: Transform = v2.Compose(steps)
+    return transform
 
 
 class Pictures(Dataset[Tensor | str]):
     """The pictures of a manifest, addressed by (row, view); view 0 is plain, others are crops.
 
-    A crop depends on the seed, the view and how many training images stand above the row, so that
+    A crop depends on the seed, the view and the number of training images above the row, so that
     it is the same whichever other pictures are loaded.
     """
 
     def __init__(self, encoder: ImageEncoder, manifest: Manifest, config: FeaturesConfig) -> None:
-        """Keep what worker processes need; no weights."""
+        """Store what worker processes need, without weights."""
         self.images = manifest.images
         self.place_N = manifest.in_split("train").cumsum() - 1
-        self.plain, self.crop = (
-            encoder.transform,
-            crop_transform(encoder, config.crop_scale, config.flip),
-        )
+        self.plain = encoder.transform
+        self.crop = crop_transform(encoder, config.crop_scale, config.flip)
         self.seed = config.seed
 
     def __getitem__(self, place: tuple[int, int]) -> Tensor | str:
-        """Return `[3, H, W]`, or why there is none, with the path."""
+        """Return `[3, H, W]`, or the reason why there is none, with the path."""
         row, view = place
         image: dict[str, Any] = self.images[row].as_py()
         try:
@@ -63,20 +84,20 @@ class Pictures(Dataset[Tensor | str]):
         return (self.seed * 1000 + view - 1) * 1_000_003 + int(self.place_N[row])
 
     def keys(self, place_X2: np.ndarray) -> np.ndarray:
-        """Return 64 bits of what is in each picture, int64 `[X]`.
+        """Return 64 bits that identify the content of each picture, int64 `[X]`.
 
-        A picture in a file stands by its path, size and time of change. Pictures of different keys
-        differ; that two of a million others share one has a chance of 3e-8.
+        The content of a file is represented by its path, size and time of change. The chance that
+        two of a million different pictures share a key is 3e-8.
         """
         return np.array([self.key(row, view) for row, view in place_X2.tolist()], dtype=np.int64)
 
     def key(self, row: int, view: int) -> int:
-        """Return 64 bits of what is in a picture."""
+        """Return 64 bits that identify the content of a picture."""
         image: dict[str, Any] = self.images[row].as_py()
         content, path = image["bytes"], image["path"]
         if content is None:
-            found = os.stat(path) if os.path.exists(path) else None
-            about = (found.st_size, found.st_mtime_ns) if found else None
+            status = os.stat(path) if os.path.exists(path) else None
+            about = (status.st_size, status.st_mtime_ns) if status else None
             content = repr((path, about)).encode()
         digest = blake2b(content, digest_size=8)
         digest.update(repr(self.crop_seed(row, view) if view else None).encode())
@@ -84,7 +105,7 @@ class Pictures(Dataset[Tensor | str]):
 
 
 def collate(items: list[Tensor | str]) -> Batch:
-    """Stack the readable pictures of a batch, in the worker: one tensor travels, not one each."""
+    """Stack the readable pictures of a batch, in the worker: one tensor is sent, not one each."""
     readable = [item for item in items if isinstance(item, Tensor)]
     reasons = [item if isinstance(item, str) else None for item in items]
     return torch.stack(readable) if readable else None, reasons
@@ -123,7 +144,7 @@ def load_batches(
 def load_pictures(
     encoder: ImageEncoder, manifest: Manifest, features: TaskFeatures, config: FeaturesConfig
 ) -> TaskPictures:
-    """Return the pixels that the features of a task are made of.
+    """Return the pixels behind the features of a task.
 
     Raises:
         ValueError: naming every picture that cannot be read, after all were tried.
@@ -156,7 +177,7 @@ def load_pictures(
 def with_pictures(
     features: TaskFeatures, encoder: ImageEncoder, manifest: Manifest, config: FeaturesConfig
 ) -> TaskFeatures:
-    """Return features with the pixels that they were made of.
+    """Return features together with the pixels behind them.
 
     Raises:
         ValueError: naming every picture that cannot be read.

@@ -1,9 +1,9 @@
 """Features on disk while a task is encoded, so that an interruption costs one shard at most.
 
-A shard is a file of keys and features. It appears complete or not at all, and is looked up by key
-alone: it does not matter which run wrote it, or for which list of pictures.
+A shard is a file of keys and features. It appears complete or not at all, and is found by its keys
+alone, whichever run wrote it for whichever list of pictures.
 
-Shapes: X pictures, n of them in a shard, E joint embedding width.
+Shapes: X pictures, n of them in a shard.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Encoded:
         self.done_X = np.zeros(count, dtype=bool)
 
     def put(self, at_n: np.ndarray, features_nE: Tensor) -> None:
-        """Keep the features of some positions."""
+        """Store the features of some positions."""
         if not self.features_XE.shape[1]:
             self.features_XE = torch.zeros(len(self.done_X), features_nE.shape[1])
         self.features_XE[torch.from_numpy(at_n)] = features_nE
@@ -54,7 +54,7 @@ def save_shard(folder: Path, key_n: np.ndarray, features_nE: Tensor) -> None:
 
 
 def restore(folder: Path, key_X: np.ndarray, encoded: Encoded) -> None:
-    """Put the features that the shards of a folder hold; a damaged shard holds none."""
+    """Load the features in the shards of a folder; a damaged shard is ignored."""
     for path in sorted(folder.glob("[!.]*.safetensors")):
         try:
             tensors = load_file(path)

@@ -1,7 +1,6 @@
 """Image features of a task, encoded once through the frozen image tower.
 
-Shapes: N encoded images, T training images that shots are drawn from, V views, H = W pixels,
-E joint embedding width.
+Shapes: N encoded images.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from pipeline.data.manifest import SPLITS
 
 @dataclass(frozen=True)
 class TaskPictures:
-    """The pictures behind a task's features, in the same order, as the image tower gets them.
+    """The pictures behind a task's features, in the same order, as the image tower reads them.
 
     Attributes:
         pixel_N3HW: uint8, resized and cropped, not yet normalized.
-        view_NV3HW: uint8, the training images alone: plain view first, then the same crops that
-            the features were made of.
+        view_NV3HW: uint8, the training images alone: plain view first, then the crops behind the
+            features.
         mean: of each channel, in [0, 1].
         std: of each channel.
     """
@@ -46,25 +45,25 @@ class TaskPictures:
 
 @dataclass(frozen=True)
 class TaskFeatures:
-    """Everything a fit or a measurement needs to know about a task's images.
+    """A task's images, as fits and measurements need them.
 
     Attributes:
         name: of the task.
         template: the zero-shot caption, for instance "a photo of a {}."
         class_names: in label order.
         domains: in the order of `domain_N`.
-        features_NE: unit features of the images that are encoded: all of validation and test, and
-            the training images that some draw gives.
+        features_NE: unit features of the encoded images: all of validation and test, and the
+            training images that some draw contains.
         row_N, label_N, split_N, domain_N: int64; `row_N` is the row of the manifest, `split_N`
             indexes `SPLITS`.
         views_NVE: unit features of the encoded training images alone, in order, plain view first.
         train_label_T: int64, of all training images, encoded or not: shots are drawn from them.
-        train_index_T: int64, where each of them stands in `views_NVE`; -1: it is not encoded.
+        train_index_T: int64, their positions in `views_NVE`; -1 if not encoded.
         fingerprint: of the backbone that made the features.
         data_hash: SHA-256 of the manifest.
-        settings: what the images were encoded with: `FeaturesConfig.content`.
-        skipped: paths and reasons of images that cannot be read and take part in nothing.
-        pictures: what the features were made of; only where prompts stand in the image tower.
+        settings: of the encoding; see `FeaturesConfig.content`.
+        skipped: paths and reasons of images that cannot be read and are ignored.
+        pictures: behind the features; loaded only for prompts in the image tower.
     """
 
     name: str
@@ -101,8 +100,8 @@ class TaskFeatures:
 
     @property
     def shot_domains(self) -> list[str]:
-        """The domains that (encoded) training images come from; the others are held out."""
-        train = self.domain_N[self.split_N == SPLITS.index("train")]
+        """The domains of (encoded) training images; the others are held out."""
+        train = self.domain_N[self.in_split("train")]
         return [self.domains[index] for index in sorted(set(train.tolist()))]
 
     @property
@@ -110,6 +109,10 @@ class TaskFeatures:
         """The labels of all training images, encoded or not, in order."""
         labels: list[int] = self.train_label_T.tolist()
         return labels
+
+    def in_split(self, split: str) -> Tensor:
+        """Return which images belong to a split, bool `[N]`."""
+        return self.split_N == SPLITS.index(split)
 
     def select(
         self, split: str, classes: Sequence[int], domains: Sequence[str]
@@ -123,13 +126,13 @@ class TaskFeatures:
     ) -> tuple[Tensor, Tensor]:
         """Return the positions of images, and labels by position in `classes`; both `[n]`."""
         wanted = torch.tensor([self.domains.index(domain) for domain in domains])
-        mask_N = (self.split_N == SPLITS.index(split)) & torch.isin(self.domain_N, wanted)
+        mask_N = self.in_split(split) & torch.isin(self.domain_N, wanted)
         keep, label_n = renumber(self.label_N[mask_N], classes)
         return mask_N.nonzero()[:, 0][keep], label_n
 
     def training_rows(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return positions `[n]` in `views_NVE`, and labels `[n]` by position in `classes`."""
-        keep, label_n = renumber(self.label_N[self.split_N == SPLITS.index("train")], classes)
+        keep, label_n = renumber(self.label_N[self.in_split("train")], classes)
         return keep.nonzero()[:, 0], label_n
 
 

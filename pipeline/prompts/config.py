@@ -18,7 +18,7 @@ class QuantizerConfig(Config):
     mode: Literal["qat", "ptq"] = "qat"
     """Quantization-aware training, or full precision until the prompt is stored."""
     normalize: bool = True
-    """Whether the codebook is kept in units of mean and standard deviation, and moves with them."""
+    """Whether the codebook is in units of mean and standard deviation, and moves with them."""
     interval: int = Field(default=10, ge=1)
     """Fewest steps between two clusterings (the paper's t; its value is not published)."""
     kl_threshold: float = Field(default=0.01, ge=0)
@@ -29,12 +29,12 @@ class QuantizerConfig(Config):
 
 
 class ResidualConfig(Config):
-    """The network beside the prompt; it is gone after training."""
+    """The network beside the prompt; it is folded into the prompt after training."""
 
     hidden: int = Field(default=0, ge=0)
-    """Bottleneck H; 0 means that there is none."""
+    """Bottleneck H; 0: no network."""
     shared: bool = True
-    """One network for all rows, or one for each."""
+    """One network for all rows, or one for each row."""
     layer_norm: bool = True
 
 
@@ -49,7 +49,7 @@ class LowRankConfig(Config):
     left_scale: float = Field(default=1.0, gt=0)
     """Factor on the start of U. The steps of V grow with its square."""
     left_lr: float = Field(default=1.0, ge=0)
-    """Learning rate of U, as a multiple of V's; 0 keeps its random start."""
+    """Learning rate of U, as a multiple of V's; 0 fixes its random start."""
     left_bits: Bits | Literal["auto"] = "auto"
     """Bits of U; `auto` is those of V, unless codes and codebook would be larger than U itself."""
 
@@ -60,13 +60,13 @@ class PromptConfig(Config):
     init: str = Field(min_length=1)
     """Words whose embeddings start the context, for instance "a photo of a"."""
     rank: Rank
-    """Of what is added to the template: full, or 1, 2, ...; 0 adds nothing (zero-shot)."""
+    """Of the update of the template: full, or 1, 2, ...; 0 is no update (zero-shot)."""
     bits: Bits
     n_ctx: int = Field(ge=1)
     depth: int = Field(default=0, ge=0)
     """Layers of both towers that read prompts of their own (MaPLe); 0: the text's input alone."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the update's entries that a training step leaves out (RLP)."""
+    """Share of the update's entries that a training step drops (RLP)."""
     noise_std: float = Field(default=0.0, ge=0)
     """Gaussian noise on the context while training (the control of QPrompt)."""
     low_rank: LowRankConfig = LowRankConfig()
@@ -74,11 +74,11 @@ class PromptConfig(Config):
     quantizer: QuantizerConfig = QuantizerConfig()
 
     def infeasible(self) -> str | None:
-        """Return why this point does not exist, or None."""
+        """Return why this point is impossible, or None."""
         if self.rank != "full" and self.rank > self.n_ctx:
-            return f"rank {self.rank} with n_ctx {self.n_ctx}: allowed are 0 to n_ctx, or full"
+            return f"rank {self.rank} with n_ctx {self.n_ctx}; expected 0 to n_ctx, or full"
         if self.rank == 0 and self.residual.hidden:
             return f"residual.hidden {self.residual.hidden} with rank 0: there is nothing to train"
         if self.depth and (self.rank != "full" or self.residual.hidden):
-            return f"depth {self.depth}: allowed with rank full and residual.hidden 0"
+            return f"depth {self.depth}; expected 0, or rank full and residual.hidden 0"
         return None

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DEEP_STD = 0.02
-"""Standard deviation at which deep text prompts start, as in MaPLe's public code."""
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -33,24 +30,6 @@ class Inputs:
     context_MD: Tensor
     deep_IMD: Tensor | None = None
     vision_JMW: Tensor | None = None
-
-
-def start_coupling(
-    depth: int, context_MD: Tensor, vision_width: int, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Draw what J = `depth` prompted layers learn beside the context, by its stored names.
-
-    `(J - 1) M D + J W (D + 1)` scalars: deep prompts, normal(0, 0.02), and the coupling functions,
-    uniform within 1 / sqrt(D) as in torch's linear layers. At J = 1 there are no deep prompts.
-    """
-    (n_ctx, width), bound = context_MD.shape, context_MD.shape[1] ** -0.5
-    drawn = {
-        "deep_JMD": DEEP_STD * torch.randn(depth - 1, n_ctx, width, generator=generator),
-        "coupling_JWD": bound
-        * (2 * torch.rand(depth, vision_width, width, generator=generator) - 1),
-        "bias_JW": bound * (2 * torch.rand(depth, vision_width, generator=generator) - 1),
-    }
-    return {name: values.to(context_MD) for name, values in drawn.items() if len(values)}
 
 
 def couple(context_MD: Tensor, values: dict[str, Tensor]) -> Inputs:

@@ -1,14 +1,14 @@
-"""The file of a prompt: its codes and codebooks behind a small header, and nothing else.
+"""The file of a prompt: its codes and codebooks behind a small header.
 
     magic        8 bytes
     version      uint16
     header size  uint32
-    header       UTF-8 JSON (`prompt_header`)
+    header       UTF-8 JSON (`header`)
     payload      per tensor: packed codes and half-precision codebooks, or half-precision values
-    checksum     SHA-256 of all before
+    checksum     SHA-256 of everything before it
 
-Numbers are little endian. A file is data alone: whatever it holds, reading it gives a prompt or
-a `ValueError`, and takes memory in proportion to the file.
+Numbers are little endian. A file is data alone: whatever its bytes, reading it gives a prompt or a
+`ValueError`, and takes memory in proportion to the file.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ HALF, CODES = np.dtype("<f2"), np.dtype(np.uint8)
 
 
 class PackedSize(NamedTuple):
-    """What a prompt's file is made of."""
+    """The parts of a prompt's file."""
 
     payload_bytes: int
-    """What rebuilds the prompt: `StoredPrompt.size_bytes`."""
+    """Of what rebuilds the prompt: `StoredPrompt.size_bytes`."""
     header_bytes: int
-    """All the rest: what describes it and keeps it whole."""
+    """Of the rest: description and checksum."""
 
 
 def pack_prompt(prompt: StoredPrompt, fingerprint: str, about: Any) -> bytes:
     """Return a prompt as a file's bytes.
 
     Args:
-        prompt: what to keep.
-        fingerprint: of the backbone that the prompt was learned for.
+        prompt: to write.
+        fingerprint: of the prompt's backbone.
         about: any JSON value.
 
     Raises:
@@ -76,10 +76,10 @@ def unpack_prompt(data: bytes, fingerprint: str | None = None) -> tuple[StoredPr
 
     Args:
         data: the whole file.
-        fingerprint: of the backbone in use; None takes a prompt of any.
+        fingerprint: of the backbone in use; None accepts a prompt of any.
 
     Raises:
-        ValueError: if the data is damaged or no prompt, or the prompt is another backbone's.
+        ValueError: if the data is damaged or not a prompt, or the prompt is another backbone's.
     """
     try:
         header_data, payload = split(data)
@@ -90,30 +90,30 @@ def unpack_prompt(data: bytes, fingerprint: str | None = None) -> tuple[StoredPr
         raise ValueError(f"not a readable prompt file: {error}") from None
     if fingerprint is not None and fingerprint != header.fingerprint:
         raise ValueError(
-            f"learned for a backbone with fingerprint {header.fingerprint}; found is {fingerprint}"
+            f"learned for a backbone with fingerprint {header.fingerprint}; expected {fingerprint}"
         )
     return StoredPrompt(header.init, header.n_ctx, tensors), header.about
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:
-    """Return header and payload, once the frame around them holds.
+    """Return header and payload, after a check of the frame around them.
 
     Raises:
         ValueError: on another magic or version, a wrong length or checksum.
     """
     if data[: len(MAGIC)] != MAGIC:
-        raise ValueError(f"it starts with {data[: len(MAGIC)]!r}; allowed is {MAGIC!r}")
+        raise ValueError(f"it starts with {data[: len(MAGIC)]!r}; expected {MAGIC!r}")
     end = len(data) - DIGEST_BYTES
     if end < FRAME.size:
-        raise ValueError(f"{len(data)} bytes; allowed are {FRAME.size + DIGEST_BYTES} or more")
+        raise ValueError(f"got {len(data)} bytes; expected {FRAME.size + DIGEST_BYTES} or more")
     _, version, header_bytes = FRAME.unpack_from(data)
     if version != VERSION:
-        raise ValueError(f"version {version}; allowed is {VERSION}")
+        raise ValueError(f"got version {version}; expected {VERSION}")
     start = FRAME.size + header_bytes
     if start > end:
-        raise ValueError(f"{len(data)} bytes, with a header of {header_bytes}: it is cut off")
+        raise ValueError(f"got {len(data)} bytes, with a header of {header_bytes}: it is truncated")
     if hashlib.sha256(memoryview(data)[:end]).digest() != data[end:]:
-        raise ValueError("its checksum is wrong: it is damaged")
+        raise ValueError("its checksum is wrong")
     return data[FRAME.size : start], data[start:end]
 
 
@@ -121,12 +121,12 @@ def read_tensors(entries: list[Entry], payload: bytes) -> Iterator[tuple[str, St
     """Yield each tensor's name and values.
 
     Raises:
-        ValueError: if the payload is not as long as the entries say, which is found out before
-            anything is read, or a value is not finite.
+        ValueError: if the payload is not as long as the entries say, before anything is read, or
+            if a value is not finite.
     """
-    told = sum(entry.code_bytes + entry.codebook_bytes for entry in entries)
-    if told != len(payload):
-        raise ValueError(f"{len(payload)} bytes of values, with a header that tells of {told}")
+    expected = sum(entry.code_bytes + entry.codebook_bytes for entry in entries)
+    if len(payload) != expected:
+        raise ValueError(f"got {len(payload)} bytes of values; expected {expected} by its header")
     start = 0
     for entry in entries:
         middle = start + entry.code_bytes
@@ -150,7 +150,7 @@ def packed_size(data: bytes) -> PackedSize:
     """Return how many of a file's bytes rebuild the prompt, and how many are the rest.
 
     Raises:
-        ValueError: if the data is no prompt.
+        ValueError: if the data is not a prompt.
     """
     payload_bytes = len(split(data)[1])
     return PackedSize(payload_bytes, len(data) - payload_bytes)
@@ -165,7 +165,7 @@ def load_prompt(path: Path, fingerprint: str | None = None) -> tuple[StoredPromp
     """Read a prompt and its description, as `unpack_prompt` does.
 
     Raises:
-        ValueError: if the file is missing, damaged or no prompt, or the prompt is another
+        ValueError: if the file is missing, damaged or not a prompt, or the prompt is another
             backbone's.
     """
     try:

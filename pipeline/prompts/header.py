@@ -1,4 +1,4 @@
-"""The header of a prompt's file: JSON that is believed only after it was checked."""
+"""The header of a prompt's file: JSON that is checked before it is used."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Entry(Config):
 
     @model_validator(mode="after")
     def check(self) -> Entry:
-        """Refuse bits that there are not, and codebooks that do not share the rows equally.
+        """Refuse unknown bits, and codebooks that do not share the rows equally.
 
         Raises:
             ValueError: naming them.
         """
         if self.bits not in (*range(1, 9), 16):
-            raise ValueError(f"bits: found {self.bits}; allowed are 1 to 8, and 16")
+            raise ValueError(f"bits: got {self.bits}; expected 1 to 8, or 16")
         fits = self.codebooks == 0 if self.bits == 16 else self.codebooks > 0
         if not fits or (self.codebooks and self.shape[0] % self.codebooks):
             raise ValueError(
-                f"codebooks: found {self.codebooks} for {self.shape[0]} rows of {self.bits} bits; "
-                "allowed is none at 16 bits, else a divisor of the rows"
+                f"codebooks: got {self.codebooks} for {self.shape[0]} rows of {self.bits} bits; "
+                "expected none at 16 bits, else a divisor of the rows"
             )
         return self
 
@@ -57,7 +57,7 @@ class Entry(Config):
 
 
 class Header(Config):
-    """All that a file says beside the values.
+    """Everything in a file but the values.
 
     Attributes:
         init: words whose embeddings start the context.
@@ -81,7 +81,7 @@ class Header(Config):
             ValueError: if there are.
         """
         if len({entry.name for entry in self.tensors}) < len(self.tensors):
-            raise ValueError("tensors: allowed is every name once")
+            raise ValueError("tensors: got a name twice; expected each once")
         return self
 
     def to_json(self) -> bytes:
@@ -95,10 +95,10 @@ class Header(Config):
 
 
 def read_header(data: bytes) -> Header:
-    """Return the header in some JSON.
+    """Parse a header.
 
     Raises:
-        ValueError: if it is no JSON, lacks something, or has something of another type.
+        ValueError: if it is not JSON, or a value is missing or of another type.
     """
     try:
         value = json.loads(data.decode(), parse_float=finite, parse_constant=finite)
@@ -112,12 +112,12 @@ def read_header(data: bytes) -> Header:
 
 
 def finite(text: str) -> float:
-    """Return a number; Python's JSON would take NaN, the infinities, and 1e999 as well.
+    """Return a number; Python's JSON would accept NaN, the infinities, and 1e999 too.
 
     Raises:
         ValueError: if it is not finite.
     """
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"found {text:.20}; allowed are finite numbers")
+        raise ValueError(f"got {text:.20}; expected a finite number")
     return number

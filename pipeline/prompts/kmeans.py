@@ -1,6 +1,6 @@
-"""k-means on scalars: exact by dynamic programming, or Lloyd's algorithm where that is too large.
+"""k-means on scalars: exact by dynamic programming, or Lloyd's algorithm where that is too slow.
 
-Shapes: n scalars, C centroids.
+Shapes: n scalars.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 MAX_EXACT = 4096
-"""Scalars up to which the table of all runs is kept: 128 MiB."""
+"""Scalars up to which the table of all runs is stored: 128 MiB."""
 MAX_WORK = 2**27
-"""Additions (n^2 C) up to which the exact solution is worth its time: tens of milliseconds."""
+"""Additions (n^2 C) up to which the exact solution is used: tens of milliseconds."""
 
 
 def nearest(values: Tensor, centroids_C: Tensor) -> Tensor:
@@ -22,8 +22,8 @@ def nearest(values: Tensor, centroids_C: Tensor) -> Tensor:
 def cluster(values_n: Tensor, centroids_C: Tensor) -> Tensor:
     """Return sorted centroids `[C]` of the scalars.
 
-    They are the best that there are if n or C is small, else those that Lloyd's algorithm reaches
-    from the given ones. Nothing waits for the device.
+    They are optimal if n or C is small, else those that Lloyd's algorithm reaches from the given
+    ones. Nothing waits for the device.
     """
     n, size = len(values_n), len(centroids_C)
     if size <= 2 or (n <= MAX_EXACT and n * n * size <= MAX_WORK):
@@ -40,8 +40,8 @@ def exact_kmeans(values_n: Tensor, size: int) -> Tensor:
 
     best_c(j) = min over i <= j of best_{c-1}(i) + error(i, j)
 
-    The first run starts at 0 and the last ends at n, so that only runs between need the whole
-    table. With fewer different values than centroids, some centroids are equal.
+    The first run starts at 0 and the last ends at n, so that only the runs between them need the
+    whole table. With fewer different values than centroids, some centroids are equal.
     """
     sorted_n = values_n.double().sort().values
     errors = _RunErrors(sorted_n)
@@ -81,7 +81,7 @@ def _prefix(values_n: Tensor) -> Tensor:
 
 
 def _means(sorted_n: Tensor, edges: Tensor) -> Tensor:
-    """Return the mean of every run between two edges; an empty run takes the value beside it."""
+    """Return the mean of every run between two edges; for an empty run, the value next to it."""
     count = edges.diff()
     total = _prefix(sorted_n)[edges].diff()
     beside = sorted_n[edges[:-1].clamp(max=len(sorted_n) - 1)]
@@ -89,15 +89,15 @@ def _means(sorted_n: Tensor, edges: Tensor) -> Tensor:
 
 
 def lloyd(values_n: Tensor, centroids_C: Tensor, max_rounds: int = 1000) -> Tensor:
-    """Run Lloyd's algorithm until no value changes its cluster, which happens: errors only fall.
+    """Run Lloyd's algorithm until no value changes its cluster: errors only fall, so it ends.
 
     Values are sorted once, so that a cluster is a run and its mean a difference of prefix sums.
 
     Args:
         values_n: the scalars.
         centroids_C: sorted start.
-        max_rounds: a bound that is not reached in practice. A GPU goes through a tenth of them,
-            always: looking whether anything still changes would wait for the device.
+        max_rounds: a bound that is not reached in practice. A GPU always runs a tenth of them:
+            checking for changes would wait for the device.
 
     Returns:
         Sorted centroids `[C]`; an empty cluster keeps its centroid. The squared error is not
@@ -110,7 +110,7 @@ def lloyd(values_n: Tensor, centroids_C: Tensor, max_rounds: int = 1000) -> Tens
     edges = None
     for _ in range(max_rounds if on_cpu else -(-max_rounds // 10)):
         middle = (centroids[1:] + centroids[:-1]) / 2
-        inner = torch.searchsorted(sorted_n, middle, right=True)  # a tie goes down, as in nearest
+        inner = torch.searchsorted(sorted_n, middle, right=True)  # ties go down, as in nearest
         new_edges = torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(sorted_n))])
         if on_cpu and edges is not None and torch.equal(edges, new_edges):
             break

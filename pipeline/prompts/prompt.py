@@ -7,11 +7,9 @@
     Residual              full   16     H          arXiv 2305.03937
     QCoOp                 full   1..8   -          arXiv 2407.10704
     low-rank quantized    R      1..8   -, or H    ours
-    MaPLe, QMaPLe         full   16, 4  -          arXiv 2210.03117, with depth J: coupled.py
+    MaPLe, QMaPLe         full   16, 4  -          arXiv 2210.03117, with depth J: coupling.py
 
-The axes are free of each other; the named points are in params.yaml.
-
-Shapes: M context tokens, D text width, R rank, W image width, J prompted layers.
+The axes are independent; the named points are in params.yaml.
 """
 
 from __future__ import annotations
@@ -21,48 +19,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pipeline.prompts.config import (
-    Bits,
-    LowRankConfig,
-    PromptConfig,
-)
-from pipeline.prompts.coupling import Inputs, couple, start_coupling
+from pipeline.prompts.config import Bits, LowRankConfig, PromptConfig
+from pipeline.prompts.context import merge
+from pipeline.prompts.coupling import Inputs, couple
 from pipeline.prompts.quantizer import Quantizer, quantized_bytes
 from pipeline.prompts.residual import Residual
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
 
-
-def low_rank_context(init_MD: Tensor, left_MR: Tensor, right_RD: Tensor) -> Tensor:
-    """Add a low-rank update to a frozen context.
-
-    context = init + U V   (RLP, arXiv 2312.10813; U = left, V = right)
-
-    Args:
-        init_MD: `[M, D]` word embeddings of the template, never trained.
-        left_MR: `[M, R]` factor.
-        right_RD: `[R, D]` factor.
-
-    Returns:
-        `[M, D]`; differs from `init_MD` by a matrix of rank at most R.
-
-    Raises:
-        ValueError: if R is 0 or larger than min(M, D).
-    """
-    rank, allowed = left_MR.shape[1], min(init_MD.shape)
-    if not 1 <= rank <= allowed:
-        raise ValueError(f"rank {rank}: allowed are 1 to min(n_ctx, width) = {allowed}")
-    return init_MD + left_MR @ right_RD
-
-
-def init_tokens(words: list[int], n_ctx: int) -> list[int]:
-    """Fit the token ids of the template's words to M tokens.
-
-    The last word stays next to the name: a short context keeps the end of the template, a
-    long one repeats it from the front. Nothing is drawn, so the template's text alone
-    reproduces the start and it costs no storage.
-    """
-    repeats = -(-n_ctx // len(words))
-    return (words * repeats)[-n_ctx:]
+DEEP_STD = 0.02
+"""Standard deviation of deep text prompts at their start, as in MaPLe's public code."""
 
 
 def start_left(config: LowRankConfig, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -73,34 +38,33 @@ def start_left(config: LowRankConfig, shape: tuple[int, int], generator: torch.G
     return left_MR * (config.left_scale / math.sqrt(shape[1]))
 
 
-def merge(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
-    """Return the plain context `[M, D]` of a prompt's factors; none add nothing."""
-    if not values:
-        return init_MD
-    if "context_MD" in values:
-        return values["context_MD"]
-    return low_rank_context(init_MD, values["left_MR"], values["right_RD"])
+def start_coupling(
+    depth: int, context_MD: Tensor, vision_width: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Draw the other factors of J = `depth` prompted layers, by their stored names.
 
-
-def plain_context(init_MD: Tensor, values: dict[str, Tensor]) -> Tensor:
-    """Return the context `[M, D]` of a prompt that is nothing more than its context.
-
-    Raises:
-        ValueError: if the prompt is coupled to the image tower.
+    `(J - 1) M D + J W (D + 1)` scalars: deep prompts, normal(0, 0.02), and the coupling functions,
+    uniform within 1 / sqrt(D) as in torch's linear layers. At J = 1 there are no deep prompts.
     """
-    if "coupling_JWD" in values:
-        raise ValueError(
-            f"a prompt of {', '.join(values)} has no plain context: it goes into both towers"
-        )
-    return merge(init_MD, values)
+    (n_ctx, width), bound = context_MD.shape, context_MD.shape[1] ** -0.5
+
+    def uniform(*shape: int) -> Tensor:
+        return 2 * torch.rand(*shape, generator=generator) - 1
+
+    drawn = {
+        "deep_JMD": DEEP_STD * torch.randn(depth - 1, n_ctx, width, generator=generator),
+        "coupling_JWD": bound * uniform(depth, vision_width, width),
+        "bias_JW": bound * uniform(depth, vision_width),
+    }
+    return {name: values.to(context_MD) for name, values in drawn.items() if len(values)}
 
 
 class Prompt(nn.Module):
     """A trainable context: full or low rank, residual or plain, quantized or not.
 
-    Only the parameters of the reparameterization train: M D of them (full), R (M + D), or none,
-    and those of the residual network. A low-rank prompt starts exactly at the template, since its
-    right factor starts at zero.
+    Only the parameters of the reparameterization train: M D (full), R (M + D), or none, and those
+    of the residual network. A low-rank prompt starts exactly at the template, since its right
+    factor starts at zero.
     """
 
     init_MD: Tensor
@@ -113,7 +77,7 @@ class Prompt(nn.Module):
         Args:
             config: the point of the family.
             init_MD: `[M, D]` embeddings of the template's tokens.
-            seed: of all that is drawn: left factor, deep prompts, networks, dropout, noise.
+            seed: of all random numbers: left factor, deep prompts, networks, dropout, noise.
             vision_width: W, of the image tower; needed if `config.depth`.
 
         Raises:
@@ -126,7 +90,7 @@ class Prompt(nn.Module):
         self.residuals, self.quantizers = nn.ModuleDict(), nn.ModuleDict()
         self.draws = 0
         self._start(torch.Generator().manual_seed(seed), vision_width)
-        merge(self.init_MD, dict(self.factors))  # a rank that does not fit is an error now
+        merge(self.init_MD, dict(self.factors))  # raises for a rank that does not fit
 
     def _start(self, generator: torch.Generator, vision_width: int) -> None:
         config, init_MD, wide = self.config, self.init_MD, "context_MD"
@@ -167,14 +131,14 @@ class Prompt(nn.Module):
         return [*groups, {"params": rest, "share": 1.0}]
 
     def folded(self) -> dict[str, Tensor]:
-        """Return the factors with what the residual network adds, which is then not needed."""
+        """Return the factors with the output of the residual network added."""
         return {
             name: self.residuals[name](factor) if name in self.residuals else factor
             for name, factor in self.factors.items()
         }
 
     def values(self) -> dict[str, Tensor]:
-        """Return the factors folded and quantized, as the text tower is to see them."""
+        """Return the factors folded and quantized, as the text tower reads them."""
         return {
             name: self.quantizers[name](value) if name in self.quantizers else value
             for name, value in self.folded().items()
@@ -191,7 +155,7 @@ class Prompt(nn.Module):
         return self.inputs().context_MD
 
     def disturb(self, context_MD: Tensor) -> Tensor:
-        """Leave out a part of the update `[M, D]` and add noise; every call draws anew."""
+        """Drop entries of the update `[M, D]` and add noise, different ones in every call."""
         config = self.config
         if not (config.dropout or config.noise_std):
             return context_MD
@@ -210,7 +174,7 @@ class Prompt(nn.Module):
     def store(self) -> StoredPrompt:
         """Return the prompt as it is stored: codes and half-precision codebooks or values.
 
-        The residual network is folded into the factor that it stands beside, and left out.
+        The residual network is folded into its factor and not stored.
         """
         tensors = {}
         for name, value in self.folded().items():

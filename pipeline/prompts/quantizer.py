@@ -1,6 +1,6 @@
 """Scalar quantization of prompts with a learned codebook (QPrompt, arXiv 2407.10704).
 
-Shapes: n scalars, C = 2^bits centroids, G groups of scalars with a codebook each.
+Shapes: n scalars of each of G groups.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pipeline.prompts.config import Bits, QuantizerConfig
 from pipeline.prompts.kmeans import cluster, nearest
 
 SMALLEST_STD = 1e-12
-"""Below it a tensor counts as constant."""
+"""A tensor with a smaller one is constant."""
 
 
 def quantized_bytes(n: int, bits: int, n_codebooks: int = 1) -> int:
@@ -41,7 +41,7 @@ class Quantizer(nn.Module):
     the gradient that of w (straight-through estimator, arXiv 1308.3432). Constrained adaptive
     clustering: the codebook is recomputed only if at least `interval` steps have passed since
     the last time and the histogram of codes has moved by `kl_threshold`. A constant tensor has
-    nothing to cluster: it is kept as it is, and its first change brings the first codebook.
+    nothing to cluster: it stays as it is, and its first change creates the first codebook.
     """
 
     centroids_GC: Tensor
@@ -54,7 +54,7 @@ class Quantizer(nn.Module):
         Args:
             bits: per scalar, 1 to 8.
             config: how.
-            n_rows: of the tensor; each has a codebook with `codebooks: row`.
+            n_rows: of the tensor; with `codebooks: row`, each has a codebook.
         """
         super().__init__()
         assert bits < 16, "16 bits means that there is no quantizer"
@@ -105,8 +105,8 @@ class Quantizer(nn.Module):
     def _adapt(self, scaled_Gn: Tensor) -> None:
         """Count a step, and recompute the codebooks if they are due.
 
-        What is due is decided on the device. On a CPU it is also looked at, which costs nothing
-        there, and saves the clustering.
+        The device decides, without a wait. On a CPU, where reading the decision costs nothing, it
+        also saves the clustering.
         """
         on_cpu = scaled_Gn.device.type == "cpu"
         self.age += self.age >= 0
@@ -124,7 +124,7 @@ class Quantizer(nn.Module):
         self.age = torch.where(due, torch.zeros_like(self.age), self.age)
 
     def _count(self, scaled_Gn: Tensor, centroids_GC: Tensor) -> Tensor:
-        """Return how often each code occurs, `[G, C]`."""
+        """Return the number of occurrences of each code, `[G, C]`."""
         codes_Gn = _codes(scaled_Gn, centroids_GC)
         ones_Gn = torch.ones_like(scaled_Gn)
         return torch.zeros_like(self.counts_GC).scatter_add(1, codes_Gn, ones_Gn)

@@ -13,15 +13,20 @@ from statistics import mean
 from typing import Any
 
 from pipeline.clip.config import BackboneConfig
-from pipeline.core.code import ROOT, import_closure, module_file
-from pipeline.core.hashes import file_hash, value_hash
-from pipeline.core.provenance import git_commit
+from pipeline.core.code import ROOT, code_identity, import_closure, module_file
+from pipeline.core.hashes import bytes_hash, file_hash, value_hash
 from pipeline.prompts.file import load_prompt, pack_prompt
 from pipeline.registry.promotion import BENCHMARK, SCORE
 from pipeline.training.records import Measurement
 
 SERVED = "pipeline.serving.model"
 """The module that MLflow runs as the model."""
+EXEMPT = {
+    "pipeline.core.errors": "messages",
+    "pipeline.serving.calls": "checks of requests",
+    "pipeline.serving.guard": "limits of the server",
+}
+"""Modules that travel with a model and cannot change a prediction, with the reason."""
 MAX_TAG = 5000
 """Characters: MLflow allows more, its tables on PostgreSQL and MySQL do not."""
 REQUIREMENTS = (
@@ -139,7 +144,8 @@ def version_tags(release: Release, abouts: dict[str, dict[str, Any]]) -> dict[st
         **release.benchmark,
         "backbone": f"{release.backbone.name} {release.backbone.pretrained or ''}".strip(),
         "fingerprint": release.fingerprint,
-        "git_commit": git_commit(),
+        "git_commit": first["git_commit"],
+        "code": first["code"],
         **prompt_tags(release),
     }
 
@@ -183,6 +189,20 @@ def contents(release: Release) -> dict[str, Path]:
 
 
 def content_hash(release: Release) -> str:
-    """Return the SHA-256 of all that the model is made of: files, description, packages."""
-    hashes = {place: file_hash(path) for place, path in contents(release).items()}
-    return value_hash([release.about, hashes, requirements()])
+    """Return the SHA-256 of all that can change a prediction.
+
+    These are the prompts and their class names, the towers, the description, the packages, and the
+    code by meaning: an edit of a comment, or of a module in `EXEMPT`, makes no new version, nor
+    does a prompt that was trained again to the same values.
+    """
+    hashes = {
+        place: file_hash(path)
+        for place, path in contents(release).items()
+        if place.startswith("backbone/")
+    }
+    for task, path in release.prompts.items():
+        prompt, about = load_prompt(path)
+        names = {"class_names": about.get("class_names")}
+        hashes[task] = bytes_hash(pack_prompt(prompt, release.fingerprint, names))
+    code = code_identity([SERVED], EXEMPT)
+    return value_hash([release.about, hashes, code, requirements()])

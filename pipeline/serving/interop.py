@@ -20,7 +20,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.text.encoder import TextEncoder
 from pipeline.core.errors import report_all
-from pipeline.prompts.prompt import plain_context
+from pipeline.prompts.context import plain_context
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
 
 UNUSED = ("token_prefix", "token_suffix", "token_midfix", "bias_vectors")

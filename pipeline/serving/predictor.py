@@ -22,7 +22,7 @@ from pipeline.clip.config import BackboneConfig
 from pipeline.clip.similarity import logits
 from pipeline.clip.vision_tower import encode_tokens
 from pipeline.core.errors import report_all
-from pipeline.data.sampling import split_base_new
+from pipeline.data.classes import split_base_new
 from pipeline.prompts.file import load_prompt
 from pipeline.prompts.stored import StoredPrompt
 

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.core.errors import root_of
+from pipeline.core.causes import root_of
 from pipeline.core.urls import without_credentials
 from pipeline.tracking.config import TrackingConfig, tracking_uri
 from pipeline.tracking.database import make_database

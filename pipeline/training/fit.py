@@ -1,7 +1,6 @@
 """Fit prompts: S replicas in one pass over a frozen text tower and cached image features.
 
-Shapes: S replicas, T steps, N images, B images of a batch, V views of an image, K classes,
-M context tokens, D text width, E joint embedding width.
+Shapes: N images of a replica, X images that any replica trains on.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pipeline.training.schedule import step_rates
 
 @dataclass(frozen=True)
 class Replica:
-    """One prompt that trains beside others, with its own learning rate and data order."""
+    """One prompt of a pass, with its own learning rate and data order."""
 
     prompt: Prompt
     lr: float
@@ -36,18 +35,18 @@ class Replica:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What S replicas train on.
+    """The data of S replicas.
 
     Attributes:
-        views_XVE: unit image features of all candidate images, one per cached view; with
-            `vision`, what enters the first prompted layer, `[X, V, L, W]`.
+        views_XVE: unit features of all images, one per cached view; with `vision`, what enters the
+            first prompted layer, `[X, V, L, W]`.
         label_X: their labels, 0 to K - 1.
-        index_SN: the images that each replica was dealt.
+        index_SN: the images of each replica.
         names: the K class names.
         logit_scale: the backbone's.
         shots: images per class that were asked for.
-        template_KE: unit class embeddings of the template, which KgCoOp pulls to; else None.
-        vision: the image tower, if prompts stand in it; else None.
+        template_KE: unit class embeddings of the template, for KgCoOp; else None.
+        vision: the image tower, if prompts go into it; else None.
     """
 
     views_XVE: Tensor
@@ -63,7 +62,7 @@ class TrainingSet:
 class PromptFit:
     """The training of S prompts on one task, advanced a round at a time.
 
-    Replicas do not see each other: each has its own images, order, views, learning rate and
+    Replicas are independent: each has its own images, order, views, learning rate and
     reparameterization, and gets the result that it would get alone, up to rounding.
     """
 
@@ -74,22 +73,25 @@ class PromptFit:
         replicas: Sequence[Replica],
         config: TrainConfig,
     ) -> None:
-        """Prepare the optimizer; nothing is trained yet."""
+        """Prepare the optimizer, without training."""
         self.tower, self.data, self.replicas, self.config = tower, data, replicas, config
         self.device = data.views_XVE.device
         self.precision = usable_precision(config.precision, self.device.type)
         n_images = data.index_SN.shape[1]
-        rates_ST = [
+        rates_SU = [
             step_rates(config, r.lr, n_images, data.shots, r.prompt.config) for r in replicas
         ]
-        self.n_steps = len(rates_ST[0])
+        self.n_steps = len(rates_SU[0])
         if not any(list(r.prompt.parameters()) for r in replicas):
-            self.n_steps = config.rounds  # nothing learns: a step a round, for its loss
+            self.n_steps = config.rounds  # nothing to train: one step per round, for its loss
         self.round = self.step = 0
-        self.orders = [self._batches(index_N, r.seed) for index_N, r in self._dealt()]
+        self.orders = [
+            self._batches(index_N, replica.seed)
+            for index_N, replica in zip(data.index_SN, replicas, strict=True)
+        ]
         groups = [
-            {**group, "rates_T": rates_T}
-            for replica, rates_T in zip(replicas, rates_ST, strict=True)
+            {**group, "rates_U": rates_U}
+            for replica, rates_U in zip(replicas, rates_SU, strict=True)
             for group in replica.prompt.groups()
         ]
         self.optimizer = torch.optim.SGD(
@@ -111,21 +113,21 @@ class PromptFit:
         """
         self.round += 1
         last = self.n_steps * self.round // self.config.rounds
-        row_TSB, view_TSB = self._draw(last - self.step)
+        row_USB, view_USB = self._draw(last - self.step)
         total_S = torch.zeros(len(self.replicas), device=self.device)
         for replica in self.replicas:
             replica.prompt.train()
-        for row_SB, view_SB in zip(row_TSB, view_TSB, strict=True):
+        for row_SB, view_SB in zip(row_USB, view_USB, strict=True):
             for group in self.optimizer.param_groups:
-                group["lr"] = group["share"] * group["rates_T"][self.step]
+                group["lr"] = group["share"] * group["rates_U"][self.step]
             loss_S = self._losses(row_SB, view_SB)
             self.optimizer.zero_grad()
             if loss_S.requires_grad:  # rank 0 has nothing to train
-                loss_S.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+                loss_S.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
             self.optimizer.step()
             total_S += loss_S.detach()
             self.step += 1
-        losses = (total_S / len(row_TSB)).tolist()
+        losses = (total_S / len(row_USB)).tolist()
         if not all(math.isfinite(loss) for loss in losses):
             raise ArithmeticError(f"the loss is not finite: {losses}")
         for replica in self.replicas:
@@ -139,9 +141,6 @@ class PromptFit:
     def contexts(self) -> Tensor:
         """Return the current contexts, `[S, M, D]`, with gradients."""
         return torch.stack([replica.prompt() for replica in self.replicas])
-
-    def _dealt(self) -> Iterator[tuple[Tensor, Replica]]:
-        return zip(self.data.index_SN, self.replicas, strict=True)
 
     def _batches(self, index_N: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a replica's batches without end: image rows `[B]` and a cached view of each."""
@@ -159,16 +158,11 @@ class PromptFit:
                 yield index_N[order_N[start : start + size]], view_B
 
     def _draw(self, n_steps: int) -> tuple[Tensor, Tensor]:
-        """Return image rows and views of the next steps, `[T, S, B]` each, on the device."""
-        drawn = [[next(order) for order in self.orders] for _ in range(n_steps)]
-        row_TSB, view_TSB = (
-            torch.stack([torch.stack([batch[part] for batch in step]) for step in drawn])
-            for part in (0, 1)
-        )
-        return (
-            row_TSB.to(self.device, non_blocking=True),
-            view_TSB.to(self.device, non_blocking=True),
-        )
+        """Return image rows and views of the next steps, `[U, S, B]` each, on the device."""
+        steps = [[torch.stack(next(order)) for order in self.orders] for _ in range(n_steps)]
+        drawn = torch.stack([torch.stack(step) for step in steps])
+        row_USB, view_USB = drawn.to(self.device, non_blocking=True).unbind(dim=2)
+        return row_USB, view_USB
 
     def _losses(self, row_SB: Tensor, view_SB: Tensor) -> Tensor:
         """Return each replica's loss, `[S]`: cross-entropy (arXiv 2109.01134, equation 3).

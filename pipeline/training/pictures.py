@@ -1,9 +1,6 @@
 """Images beside deep prompts: their features depend on the prompts, so they cannot be cached.
 
 What can be: the pixels, and everything in front of the first prompted layer.
-
-Shapes: S replicas, N images, V views, L image tokens, W vision width, J prompted layers, M prompt
-positions, E joint embedding width.
 """
 
 from __future__ import annotations
@@ -18,8 +15,10 @@ CHUNK = 64
 """Pictures whose tokens are in memory at once where no gradient is needed."""
 
 
-def view_tokens(vision: VisionTower, pictures: TaskPictures, row_N: Tensor) -> Tensor:
+def view_tokens(vision: VisionTower | None, pictures: TaskPictures | None, row_N: Tensor) -> Tensor:
     """Return what enters the first block of training images, `[N, V, L, W]`."""
+    assert vision is not None, "prompts in the image tower need the tower"
+    assert pictures is not None, "prompts in the image tower need pictures"
     tokens = []
     for rows in torch.split(row_N, CHUNK):
         view_X3HW = pictures.view_NV3HW[rows].flatten(0, 1)
@@ -29,9 +28,11 @@ def view_tokens(vision: VisionTower, pictures: TaskPictures, row_N: Tensor) -> T
 
 @torch.no_grad()
 def encode_beside(
-    vision: VisionTower, pictures: TaskPictures, row_N: Tensor, prompt_SJMW: Tensor
+    vision: VisionTower | None, pictures: TaskPictures | None, row_N: Tensor, prompt_SJMW: Tensor
 ) -> Tensor:
     """Return the unit features `[S, N, E]` of pictures beside prompts, on the CPU."""
+    assert vision is not None, "prompts in the image tower need the tower"
+    assert pictures is not None, "prompts in the image tower need pictures"
     parts = []
     for rows in torch.split(row_N, CHUNK):
         token_BLW = vision.embed(pictures.normalized(pictures.pixel_N3HW[rows], vision.device))

@@ -13,20 +13,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.data.sampling import split_base_new
+from pipeline.data.classes import split_base_new
 from pipeline.features.task import TaskFeatures
 from pipeline.training.config import ProtocolConfig
 
 
 @dataclass(frozen=True)
 class Target:
-    """Test images: of some classes of a task, told apart from each other, in some domains.
+    """Test images of a task, in some domains, that are classified among some classes.
 
     Attributes:
-        task: whose images.
-        side: base, new or all.
-        domain: what the domains are called: `shots` (those of the training images), `held-out`
-            (all others), or one by its name.
+        task: its name.
+        side: of the classes: base, new or all.
+        domain: the name of the domains: `shots` (those of the training images), `held-out`
+            (all others), or that of one.
         classes: labels.
         domains: names.
     """
@@ -42,10 +42,6 @@ def trained_tasks(config: ProtocolConfig, tasks: Sequence[str]) -> list[str]:
     """Return the tasks that are trained on: not those that are only tested."""
     tested = config.targets or []
     return [config.source] if config.source else [task for task in tasks if task not in tested]
-
-
-def _targets(config: ProtocolConfig, source: str) -> list[str]:
-    return [task for task in config.targets or [] if task != source]
 
 
 def trained_classes(config: ProtocolConfig, features: TaskFeatures) -> list[int]:
@@ -73,7 +69,7 @@ def targets(
             yield Target(source, "all", domain, every, (domain,))
     if config.test in ("tasks", "domains"):
         others = list(tasks) if config.targets is None and config.test == "tasks" else []
-        for name in [task for task in others if task != source] + _targets(config, source):
+        for name in (task for task in config.targets or others if task != source):
             other = tasks[name]
             domains = tuple(other.shot_domains or other.domains)
             yield Target(name, "all", "shots", tuple(range(len(other.class_names))), domains)

@@ -1,4 +1,4 @@
-"""What is kept of trials and tests: typed records, on disk as JSON."""
+"""Typed records of trials and tests, on disk as JSON."""
 
 from __future__ import annotations
 

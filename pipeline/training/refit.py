@@ -46,7 +46,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What all refits share; `gpus` is the share of a GPU that a worker is given."""
+    """What all refits share; `gpus` is a worker's share of a GPU."""
 
     text: TextSide
     tasks: dict[str, TaskFeatures]
@@ -55,7 +55,7 @@ class EvaluationJob:
 
 
 def describe_data(features: TaskFeatures) -> TaskData:
-    """Return what a task's images are."""
+    """Describe the images of a task."""
     counts = Counter(features.training_labels).values()
     return TaskData(features.shot_domains, held_out_domains(features), min(counts), max(counts))
 
@@ -73,28 +73,19 @@ def refit(job: EvaluationJob, fit: Fit) -> tuple[list[Measurement], list[StoredP
     seconds = (time.perf_counter() - start) / len(fit.seeds)
     prompts = run.stored()
     n_parameters = sum(p.numel() for p in run.replicas[0].prompt.parameters())
-    found = []
+    measured = []
     for target in targets(job.protocol, fit.task, job.tasks):
-        reached = measure_prompts(
+        accuracies = measure_prompts(
             job.text, job.tasks[target.task], prompts, "test", target.classes, target.domains
         )
-        found += [
+        measured += [
             Measurement(
-                fit.method,
-                fit.task,
-                fit.shots,
-                seed,
-                target.task,
-                target.side,
-                target.domain,
-                value,
-                prompt.size_bytes,
-                n_parameters,
-                seconds,
+                fit.method, fit.task, fit.shots, seed, target.task, target.side, target.domain,
+                value, prompt.size_bytes, n_parameters, seconds,
             )
-            for seed, value, prompt in zip(fit.seeds, reached, prompts, strict=True)
-        ]
-    return found, prompts
+            for seed, value, prompt in zip(fit.seeds, accuracies, prompts, strict=True)
+        ]  # fmt: skip
+    return measured, prompts
 
 
 def measure_zero_shot(
@@ -113,14 +104,14 @@ def measure_zero_shot(
         class_embeddings: `[K, E]` of the plain captions of all classes, by task.
         method: what the captions are called in the results.
     """
-    found = []
+    measured = []
     for target in targets(protocol, source, tasks):
         features, class_KE = tasks[target.task], class_embeddings[target.task]
         image_NE, label_N = features.select("test", target.classes, target.domains)
-        reached = accuracy(image_NE, class_KE[list(target.classes)], label_N)
+        value = accuracy(image_NE, class_KE[list(target.classes)], label_N)
         place = (target.task, target.side, target.domain)
-        found.append(Measurement(method, source, 0, None, *place, reached, 0, 0, 0.0))
-    return found
+        measured.append(Measurement(method, source, 0, None, *place, value, 0, 0, 0.0))
+    return measured
 
 
 def zero_shot_row(features: TaskFeatures, class_embeddings_KE: Tensor) -> TestRow:
@@ -144,17 +135,8 @@ def base_to_new_rows(measurements: Sequence[Measurement]) -> list[TestRow]:
         any_one = group["base", "shots"]
         rows.append(
             TestRow(
-                method,
-                task,
-                seed,
-                base,
-                new,
-                harmonic_mean(base, new),
-                far_base,
-                far_new,
-                any_one.size_bytes,
-                any_one.n_parameters,
-                any_one.seconds,
+                method, task, seed, base, new, harmonic_mean(base, new), far_base, far_new,
+                any_one.size_bytes, any_one.n_parameters, any_one.seconds,
             )
-        )
+        )  # fmt: skip
     return rows

@@ -1,8 +1,8 @@
-"""How a fit spends its steps: CoOp's schedule, and a short one along the same path.
+"""Learning rates of every step: CoOp's schedule, and a short one along the same path.
 
 Gradient descent with small steps follows the gradient flow, and how far it gets depends on the
-sum of its learning rates. `fast` spends what CoOp's schedule would have spent, times a boost, on
-the whole batch and in few steps: the text tower's cost does not depend on the images of a step.
+sum of its learning rates. `fast` has the sum of CoOp's schedule, times a boost, in few steps on
+the whole batch: the cost of the text tower does not depend on the images of a step.
 docs/schedules.md has the evidence.
 """
 
@@ -18,15 +18,15 @@ WARMUP_LR = 1e-5
 
 
 def coop_batches(config: CoopConfig, n_images: int) -> int:
-    """Return the batches of a pass; an incomplete one is dropped, unless it is the only one."""
+    """Return the batches of a pass; an incomplete one is dropped unless it is the only one."""
     return max(1, n_images // config.batch_size)
 
 
 def coop_rates(config: CoopConfig, lr: float, n_images: int, shots: int) -> list[float]:
     """Return the learning rate of every step.
 
-    The first pass runs at 1e-5; pass e at lr (1 + cos(pi (e - 1) / E)) / 2, as executed by the
-    public code, where the cosine starts counting in the warm-up.
+    The first pass runs at 1e-5; pass e at lr (1 + cos(pi (e - 1) / n)) / 2 of n passes, as
+    executed by the public code, where the cosine starts counting in the warm-up.
     """
     epochs = coop_epochs(config, shots)
     per_epoch = [WARMUP_LR] + [
@@ -36,7 +36,7 @@ def coop_rates(config: CoopConfig, lr: float, n_images: int, shots: int) -> list
 
 
 def fast_rates(config: FastConfig, coop: list[float], boost: float) -> list[float]:
-    """Return the learning rate of every step; their sum is `boost` times that of CoOp's."""
+    """Return the learning rate of every step; their sum is `boost` times that of `coop`."""
     n_steps = max(config.min_steps, -(-len(coop) // config.stride))
     decay = max(1, round(config.decay * n_steps))
     shape = [

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.core.config import describe, flatten, nest
+from pipeline.core.settings import describe, flatten, nest
 from pipeline.prompts.config import PromptConfig
 from pipeline.training.config import TrainConfig
 

@@ -1,6 +1,6 @@
 """Configurations on one task: fit all of them and their seeds in one pass, then measure.
 
-Shapes: S seeds, K classes, M context tokens, N images, E joint embedding width.
+Shapes: N images of a replica, X images that any replica trains on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.training.validation import validation_rows
 
 @dataclass(frozen=True)
 class Point:
-    """One prompt to fit: where it stands in the family, its peak learning rate, its seed."""
+    """One prompt to fit: its point of the family, its peak learning rate, its seed."""
 
     prompt: PromptConfig
     lr: float
@@ -46,18 +46,16 @@ class TaskRun:
         classes: Sequence[int],
         shots: int,
     ) -> None:
-        """Deal every point's shots and build its prompt; nothing is trained yet.
+        """Draw every point's shots and build its prompt, without training.
 
         Raises:
             ValueError: if the points differ in n_ctx or depth, or are deeper than the towers.
         """
-        found = sorted({(point.prompt.n_ctx, point.prompt.depth) for point in points})
-        if len(found) != 1:
-            raise ValueError(
-                f"n_ctx and depth: found {found}; allowed: one of each for all that train together"
-            )
+        sizes = sorted({(point.prompt.n_ctx, point.prompt.depth) for point in points})
+        if len(sizes) != 1:
+            raise ValueError(f"got n_ctx and depth {sizes}; expected one of each in a pass")
         self.text, self.features, self.shots = text, features, shots
-        self.n_ctx, depth = found[0]
+        self.n_ctx, depth = sizes[0]
         text.check_depth(depth)
         width = text.vision.width if depth and text.vision is not None else 0
         init_MD = text.init_MD(self.n_ctx)
@@ -73,13 +71,13 @@ class TaskRun:
         self.fit = PromptFit(text.tower, data, self.replicas, train)
 
     def stored(self) -> list[StoredPrompt]:
-        """Return the prompts of all points as they would be stored now."""
+        """Return the prompts of all points as stored at this moment."""
         return [replica.prompt.store() for replica in self.replicas]
 
     def measure(self, split: str, classes: Sequence[int], domains: Sequence[str]) -> list[float]:
-        """Return each point's accuracy on the images of some classes, told apart from each other.
+        """Return each point's accuracy on the images of some classes, among these classes.
 
-        The stored form of the prompt is measured, since it is the one that is kept.
+        The prompt is measured as it is stored.
         """
         return measure_prompts(self.text, self.features, self.stored(), split, classes, domains)
 
@@ -101,38 +99,34 @@ def training_set(
     n_ctx: int,
     deep: bool,
 ) -> TrainingSet:
-    """Deal the shots of every seed; only images that are dealt are kept.
+    """Draw the shots of every seed, and gather the images that any of them draws.
 
-    With prompts in the image tower (`deep`), an image is what enters their first layer.
+    With prompts in the image tower (`deep`), an image is what enters the first prompted layer.
     """
     device = text.tower.device
     row_N, label_N = features.training_rows(classes)
     drawn_SN = torch.tensor([draw_images(features, classes, shots, seed) for seed in seeds])
-    dealt_X, index_SN = torch.unique(drawn_SN, return_inverse=True)
-    rows_X = row_N[dealt_X]
-    vision = None
+    drawn_X, index_SN = torch.unique(drawn_SN, return_inverse=True)
+    row_X = row_N[drawn_X]
     if deep:
-        assert text.vision is not None
-        assert features.pictures is not None, "prompts in the image tower need pictures"
-        vision = text.vision
-        views = view_tokens(vision, features.pictures, rows_X)
+        views = view_tokens(text.vision, features.pictures, row_X)
     else:
-        views = features.views_NVE[rows_X]
+        views = features.views_NVE[row_X]
     return TrainingSet(
         views_XVE=views.to(device),
-        label_X=label_N[dealt_X].to(device),
+        label_X=label_N[drawn_X].to(device),
         index_SN=index_SN,
         names=text.pack([features.class_names[label] for label in classes], n_ctx),
         logit_scale=text.logit_scale,
         shots=shots,
-        vision=vision,
+        vision=text.vision if deep else None,
     )
 
 
 def draw_images(features: TaskFeatures, classes: Sequence[int], shots: int, seed: int) -> list[int]:
     """Draw the shots of a seed, as positions in `features.training_rows(classes)`.
 
-    The draw is from all training images of the task, encoded or not, and before some classes are
+    Shots are drawn from all training images of the task, encoded or not, before some classes are
     left out: the images of a class are the same whichever other classes take part.
 
     Raises:
@@ -180,10 +174,10 @@ def measure_on(
         prompts: of one kind.
         rows: for each prompt, positions in `features.features_NE`; images of other classes are
             left out.
-        classes: to tell apart.
+        classes: that compete.
 
     Raises:
-        ArithmeticError: if a class embedding is not finite; the nearest class then means nothing.
+        ArithmeticError: if a class embedding is not finite.
     """
     names = text.pack([features.class_names[label] for label in classes], prompts[0].n_ctx)
     class_SKE = text.class_embeddings(prompts, names).cpu()
@@ -196,8 +190,6 @@ def measure_on(
         if vision_SJMW is None:
             image_nE = features.features_NE[row_n[keep]]
         else:
-            assert text.vision is not None
-            assert features.pictures is not None, "prompts in the image tower need pictures"
             own_SJMW = vision_SJMW[place : place + 1]
             image_nE = encode_beside(text.vision, features.pictures, row_n[keep], own_SJMW)[0]
         accuracies.append(accuracy(image_nE, class_KE, label_n))

@@ -10,8 +10,8 @@ from statistics import mean
 
 from pipeline.clip.encoders import TextSide
 from pipeline.core.errors import report_all
+from pipeline.data.classes import split_base_new
 from pipeline.data.manifest import SPLITS
-from pipeline.data.sampling import split_base_new
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
 from pipeline.training.config import TrainConfig, Validation

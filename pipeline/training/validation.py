@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import report_all
+from pipeline.data.classes import split_base_new
 from pipeline.data.manifest import SPLITS
-from pipeline.data.sampling import draw_train_rest, draw_train_val, split_base_new
+from pipeline.data.sampling import draw_train_rest, draw_train_val
 from pipeline.features.task import TaskFeatures
 from pipeline.training.config import Validation
 

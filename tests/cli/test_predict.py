@@ -1,4 +1,4 @@
-"""A folder of pictures becomes a table, whatever lies in it."""
+"""`loqua predict`: a folder of pictures becomes a table, whatever is in it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def project(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         (pictures / ("déep/er" if i % 2 else ".") / f"{i}.png").write_bytes(data)
     (pictures / "3-text.jpg").write_text("no picture")
     (pictures / "déep" / "cut.PNG").write_bytes(world.images["fruit"][0][:90])
-    (pictures / "notes.txt").write_text("left out")
+    (pictures / "notes.txt").write_text("ignored")
     monkeypatch.chdir(tmp_path)
     return pictures
 
@@ -45,7 +45,7 @@ def expected(world: World, paths: list[str], params: dict[str, object]) -> list[
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize("chunk", ["1", "4", "64"])
-def test_rows_are_the_models_answers_and_errors_stand_beside_them(
+def test_rows_are_the_models_answers_or_the_reason_why_there_is_none(
     world: World, project: Path, suffix: str, chunk: str
 ) -> None:
     out = project.parent / f"out{suffix}"

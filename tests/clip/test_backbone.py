@@ -10,21 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.clip.backbone import (
-    CONFIG,
-    WEIGHTS,
-    Backbone,
-    BackboneConfig,
-    build_clip,
-    copy_towers,
-    load_backbone,
-    save_clip,
-    tokenize,
-    wrap_model,
-)
+from pipeline.clip.backbone import Backbone, load_backbone, tokenize, wrap_model
+from pipeline.clip.config import BackboneConfig
 from pipeline.clip.fingerprint import fingerprint
-from pipeline.clip.images import crop_transform
+from pipeline.clip.folder import build_clip, copy_towers, save_clip
+from pipeline.clip.images import CONFIG, WEIGHTS
 from pipeline.features.config import FeaturesConfig
+from pipeline.features.loader import crop_transform
 from tests.helpers.toy import clip_config
 
 
@@ -187,5 +179,5 @@ def test_an_image_tower_that_takes_no_prompts_stands_in_the_way_of_vision_prompt
     backbone = wrap_model(model.eval().requires_grad_(False), tokenizer, torch.device("cpu"))
     side = backbone.text_side("a photo of a", ["cat"])
     assert side.tower(side.init_MD(4)[None], side.pack(["cat"], 4)).isfinite().all()
-    with pytest.raises(ValueError, match="image tower ModifiedResNet: cannot take prompts"):
+    with pytest.raises(ValueError, match="image tower ModifiedResNet: cannot read prompts"):
         backbone.vision_side()

@@ -99,7 +99,7 @@ def test_nothing_of_it_trains_and_nothing_is_copied() -> None:
     layer(torch.randn(3, N_IN, requires_grad=True)).sum().backward()
     assert trained.grad is None
     assert all(not p.requires_grad and p.grad is None for p in layer.parameters())
-    assert layer.weight_OI.data_ptr() == own[0].data_ptr()
+    assert layer.weight.data_ptr() == own[0].data_ptr()
     with torch.no_grad():
         assert not layer(torch.randn(3, N_IN)).requires_grad
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.clip.backbone import build_clip
+from pipeline.clip.folder import build_clip
 from pipeline.clip.pretraining.card import model_card
 from pipeline.clip.pretraining.config import PretrainConfig
 from pipeline.clip.pretraining.recipe import (

@@ -152,7 +152,7 @@ def test_every_config_of_open_clip_made_small(name: str) -> None:
         options["attn_pooler_heads"] = 2
     visual = build(quick_gelu=bool(config.get("quick_gelu")), **options)
     if options.get("attentional_pool") or options.get("pool_type", "tok") != "tok":
-        with pytest.raises(ValueError, match="cannot take prompts"):
+        with pytest.raises(ValueError, match="cannot read prompts"):
             VisionTower(visual)
     else:
         assert max(errors(visual, LAYERS, 2)) < RELATIVE
@@ -161,7 +161,7 @@ def test_every_config_of_open_clip_made_small(name: str) -> None:
 @pytest.mark.parametrize("kind", REFUSED)
 def test_towers_that_it_cannot_run_are_refused(kind: str) -> None:
     options, message = REFUSED[kind]
-    with pytest.raises(ValueError, match=rf"image tower .*{message}.*; allowed: open_clip's own"):
+    with pytest.raises(ValueError, match=rf"image tower .*{message}.*; expected one of"):
         VisionTower(build(**options).train())
 
 
@@ -269,7 +269,7 @@ def test_nothing_of_the_tower_changes(backbone: Backbone) -> None:
 @pytest.mark.parametrize("depth", [0, LAYERS + 1])
 def test_depths_that_the_tower_does_not_have_are_refused(depth: int) -> None:
     tower = VisionTower(build())
-    with pytest.raises(ValueError, match=rf"found {depth} layers; allowed: 1 to {LAYERS}"):
+    with pytest.raises(ValueError, match=rf"got {depth} layers; expected 1 to {LAYERS}"):
         run(tower, pictures(2, 1), draw(tower, depth, 2))
 
 

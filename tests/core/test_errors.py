@@ -1,4 +1,4 @@
-"""Full and closed disks are told in a sentence; other errors keep what they are."""
+"""Full and closed disks are one sentence; other errors stay what they are."""
 
 import errno
 import os
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.disk import MIN_FREE_BYTES, check_writable, disk_problem
-from pipeline.core.errors import run_stage
+from pipeline.core.causes import disk_problem, root_of
+from pipeline.core.disk import MIN_FREE_BYTES, check_writable
+from pipeline.core.errors import report_all
+from pipeline.core.stage import run_stage
 
 
 def nested(first: Exception) -> Exception:
@@ -40,7 +42,8 @@ def test_a_disk_behind_an_error_is_found(error: Exception, said: str) -> None:
         problem = disk_problem(found)
         assert problem is not None
         assert "\n" not in problem
-        assert problem.endswith("run the same command to go on")
+        assert problem.endswith("run the same command again")
+        assert root_of(found) == str(error).split("\n")[0]
         pytest.raises(ValueError, raise_, problem).match(said)
 
 
@@ -57,7 +60,7 @@ def test_other_errors_are_not_the_disks(error: Exception) -> None:
         run_stage(lambda: (_ for _ in ()).throw(error))
 
 
-def test_all_folders_that_cannot_be_written_are_told_together(
+def test_all_folders_that_cannot_be_written_are_named_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_writable(tmp_path / "new" / "folder")
@@ -69,7 +72,7 @@ def test_all_folders_that_cannot_be_written_are_told_together(
     lines = str(caught.value).splitlines()[1:]
     assert len(lines) == 2
     assert "file:" in lines[0]
-    assert "MB are free" in lines[1]
+    assert "MB free" in lines[1]
     assert MIN_FREE_BYTES < 2**30
 
 
@@ -105,6 +108,13 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         run_stage(lambda: os.kill(os.getpid(), signal.SIGINT))
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_long_lists_of_problems_are_cut() -> None:
+    report_all("nothing wrong", [])
+    with pytest.raises(ValueError, match="and 5 more") as caught:
+        report_all("title", [f"problem {i}" for i in range(25)])
+    assert str(caught.value).count("\n") == 21
 
 
 @pytest.fixture(autouse=True)

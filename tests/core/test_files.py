@@ -27,6 +27,13 @@ def test_features_round_trip(features: TaskFeatures, tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_equal_features_are_equal_files(features: TaskFeatures, tmp_path: Path) -> None:
+    paths_of_copies = [tmp_path / f"{copy}.safetensors" for copy in range(9)]
+    for path in paths_of_copies:
+        save_features(path, features)
+    assert len({path.read_bytes() for path in paths_of_copies}) == 1
+
+
 @pytest.mark.parametrize(
     "kind", ["missing", "empty", "truncated", "foreign", "list", "lacks a field"]
 )

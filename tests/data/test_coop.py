@@ -115,7 +115,7 @@ def test_variants_are_tested_only_on_the_classes_that_they_have(tmp_path: Path, 
     find(config(tmp_path), [name])
     manifest = build(config(tmp_path), name)
     check_manifest(manifest, tmp_path)
-    assert manifest.summary["test_only"]
+    assert manifest.summary.test_only
     assert manifest.counts == {"test": 6}
     assert manifest.class_names == ["great white shark", "tench", "crane"]
     folder, images = IMAGENET_VARIANTS[name]
@@ -213,7 +213,7 @@ def test_without_a_split_file_a_seeded_one_is_made_and_marked(tmp_path: Path, se
     assert manifest.notes["comparable"] is False
     reason = f"no split_zhou_DescribableTextures.json: a split of our own, 50/20/30 .* seed {seed}"
     assert re.match(reason, manifest.notes["reason"])
-    assert len(manifest.summary["split"]["val"]) == 7
+    assert len(manifest.summary.split["val"]) == 7
     assert "not comparable with published results: no split_zhou" in manifest.remarks[0]
 
 

@@ -116,13 +116,13 @@ def test_a_task_without_training_or_validation_images_says_so(tmp_path: Path) ->
     save_manifest(tmp_path / "toy.parquet", manifest)
     loaded = load_manifest(tmp_path / "toy.parquet")
     assert (loaded.splits, loaded.notes) == (("test",), {"source": "x"})
-    assert loaded.summary["test_only"]
+    assert loaded.summary.test_only
     assert loaded.remarks == ["test only: a target of transfer"]
 
     no_val = [entry for entry in GOOD if entry[2] != "val"]
     unswept = Manifest("toy", "a {}.", rows(*no_val), ("train", "test"))
     check_manifest(unswept)
-    assert not unswept.summary["test_only"]
+    assert not unswept.summary.test_only
     with pytest.raises(ValueError, match=r"got splits \['train'\]; expected \['test'\]"):
         check_manifest(Manifest("toy", "a {}.", rows(*no_val), TEST_ONLY))
 

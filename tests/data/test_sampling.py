@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from pipeline.data.sampling import Draws, draw_shots, draw_train_val, split_base_new
+from pipeline.data.classes import split_base_new
+from pipeline.data.sampling import Draws, draw_shots, draw_train_val
 from tests.helpers.reference import sample_shots, sample_train_and_val
 
 

@@ -323,7 +323,7 @@ def test_every_make_target_has_help_and_is_in_the_docs() -> None:
     named = {command.words[1] for command in COMMANDS if command.words[0] == "make"}
     for target in TARGETS:
         assert re.search(rf"^{target}:.* ## \S", MAKEFILE, re.M), f"{target} has no help"
-        assert target in named, f"make {target} stands in no page"
+        assert target in named, f"make {target} is in no page"
     phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", MAKEFILE, re.M)
     assert phony is not None
     assert set(phony[1].replace("\\\n", " ").split()) == set(TARGETS)

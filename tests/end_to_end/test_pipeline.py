@@ -122,7 +122,7 @@ def test_registered_model_reproduces_its_accuracy_in_a_fresh_process(
     script.write_text(
         "import base64, json, sys\n"
         "import mlflow, pandas as pd\n"
-        "from pipeline.data.sampling import split_base_new\n"
+        "from pipeline.data.classes import split_base_new\n"
         "from pipeline.data.manifest import load_manifest\n"
         "from pathlib import Path\n"
         "manifest = load_manifest(Path('artifacts/prepare/food-drink.parquet'))\n"
@@ -194,6 +194,23 @@ def test_a_folder_is_predicted_by_the_champion(project: Path, finished: str) -> 
     answers = pd.read_csv(project / "artifacts/answers.csv")
     assert len(answers) == 5
     assert set(answers["class_name"]) <= set(table["class_name"])
+
+
+@pytest.mark.parametrize("stage", ["sweep", "evaluate", "report"])
+def test_a_stage_refuses_features_of_other_settings(
+    project: Path, finished: str, stage: str
+) -> None:
+    assert finished
+    edit_params(project, features__views=3)
+    try:
+        done = run(project, sys.executable, "-m", f"stages.{stage}", check=False)
+    finally:
+        run(project, "git", "checkout", "params.yaml")
+    assert done.returncode == 1
+    error = done.stderr[done.stderr.index("error: ") :]
+    assert error.startswith("error: features are out of date; run `dvc repro features`\n")
+    assert "activities.safetensors: made with features.views 1; expected 3" in error
+    assert "Traceback" not in error
 
 
 def test_another_protocol_keeps_the_sweep_and_named_methods_are_tested(

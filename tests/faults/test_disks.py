@@ -111,6 +111,6 @@ def test_rays_own_folder_on_a_full_disk_is_one_error(project: Path) -> None:
             refused = run(project, *SWEEP, check=False, RAY_TMPDIR=folder)
         assert refused.returncode == 1
         check_one_error(refused.stderr, "folders that cannot be written; nothing was changed")
-        assert f"{folder}: 0.0 MB are free" in refused.stderr
+        assert f"{folder}: 0.0 MB free" in refused.stderr
     resume(project, 0)
     check_whole(project, {})

@@ -152,7 +152,7 @@ def test_an_interrupted_sweep_ends_cleanly_and_goes_on(
     before = finished(project)
     if moment is not all_told or status:  # at the end the signal may come too late
         assert status == 128 + number, sweep.output
-        assert "interrupted; run the same command to go on from here" in sweep.output
+        assert "interrupted; run the same command to continue from here" in sweep.output
     assert "Traceback" not in sweep.output
     found = {one.data.tags["loqua.key"]: one.info.status for one in runs(project)}
     assert "RUNNING" not in found.values()

@@ -170,7 +170,7 @@ def test_after_an_error_nothing_is_encoded_twice(files: Manifest, counted: Count
     path = Path(files.rows["image"][40]["path"])
     whole = path.read_bytes()
     path.write_bytes(whole[:-60])
-    with pytest.raises(ValueError, match="1 image.s. cannot be read; mend"):
+    with pytest.raises(ValueError, match="1 image.s. cannot be read; fix"):
         counted(files)
     assert counted.count == 64
     path.write_bytes(whole)

@@ -91,7 +91,7 @@ def whole_command(line: str, rest: Iterator[str]) -> str:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a page, with the parts of params.yaml that stand above it."""
+    """A command of a page, with the parts of params.yaml above it."""
 
     page: str
     line: int

@@ -23,10 +23,11 @@ import requests
 import torch
 from PIL import Image
 
-from pipeline.clip.backbone import Backbone, build_clip, load_backbone, save_clip
+from pipeline.clip.backbone import Backbone, load_backbone
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.folder import build_clip, save_clip
+from pipeline.data.classes import split_base_new
 from pipeline.data.manifest import Manifest
-from pipeline.data.sampling import split_base_new
 from pipeline.features.config import FeaturesConfig
 from pipeline.features.extract import encode_task
 from pipeline.features.task import TaskFeatures
@@ -171,6 +172,8 @@ def make_release(
             "task": task,
             "seed": SEED,
             "scores": scores,
+            "git_commit": "c" * 40,
+            "code": "d" * 64,
             "size_bytes": stored.size_bytes,
             "settings": {"prompt": settings.model_dump(), "train": {}},
             "class_names": list(data.class_names),

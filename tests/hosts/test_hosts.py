@@ -24,7 +24,7 @@ pytestmark = pytest.mark.cluster
 
 VENV = Path(sys.prefix)
 N_TRIALS = 4
-N_STEPS = 1500  # work enough that a worker's start is short beside it: else the first one takes all
+N_STEPS = 1500  # so long that the first worker does not run all trials while the others start
 
 
 class Laptop:
@@ -66,7 +66,7 @@ def install_tools() -> None:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     if not (VENV / ".ready").is_file():
-        pytest.skip(f"{VENV} was not made by `make`: the hosts' setup commands would install anew")
+        pytest.skip(f"{VENV} was not made by `make`: the hosts' setup commands would install again")
     needed = {"sshd": "openssh-server", "rsync": "rsync", "ip": "iproute2"}
     path = "/usr/sbin:/usr/bin:/sbin:/bin"
     missing = [package for tool, package in needed.items() if not shutil.which(tool, path=path)]
@@ -119,7 +119,7 @@ def fill_in(path: Path, hosts: Hosts) -> None:
 
 
 def ask(hosts: Hosts, what: str) -> list[dict[str, str]]:
-    """Return a list of Ray's state, `nodes` or `actors`, as the head tells it."""
+    """Return a list of Ray's state, `nodes` or `actors`, from the head."""
     answer = hosts.ssh(
         hosts.hosts[0],
         f"RAY_AUTH_MODE=token ~/loqua/.venv/bin/ray list {what} --detail --format json",
@@ -163,7 +163,7 @@ def test_trials_ran_on_every_host(submitted: str, hosts: Hosts) -> None:
     assert "3 node(s), 3 CPUs" in submitted
 
 
-def test_results_came_back_and_nothing_is_left_to_do_here(submitted: str, laptop: Laptop) -> None:
+def test_results_came_back_and_dvc_has_nothing_to_do_here(submitted: str, laptop: Laptop) -> None:
     assert len(trials(laptop)) == N_TRIALS
     assert "Running stage 'features" not in submitted, "the head has our features"
     repeated = laptop.run("dvc", "repro", "sweep")
@@ -212,7 +212,7 @@ def test_strangers_are_kept_out(submitted: str, hosts: Hosts) -> None:
         assert joined.returncode != 0
 
 
-def test_a_job_goes_on_without_us_and_is_fetched(
+def test_a_job_runs_without_a_connection_and_is_fetched(
     submitted: str, hosts: Hosts, laptop: Laptop
 ) -> None:
     assert submitted
@@ -257,7 +257,7 @@ class tunnel:  # noqa: N801 (used as a function)
         self.process.wait()
 
 
-def test_down_stops_ray_everywhere_and_takes_the_key_back(
+def test_down_stops_ray_everywhere_and_deletes_the_key(
     submitted: str, hosts: Hosts, laptop: Laptop
 ) -> None:
     assert submitted

@@ -12,6 +12,7 @@ from pipeline.clip.encoders import TextSide
 from pipeline.clip.similarity import logits
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
+from pipeline.prompts.context import merge
 from pipeline.prompts.file import (
     load_prompt,
     pack_prompt,
@@ -19,7 +20,7 @@ from pipeline.prompts.file import (
     save_prompt,
     unpack_prompt,
 )
-from pipeline.prompts.prompt import Prompt, merge
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.stored import StoredPrompt, StoredTensor
 from tests.helpers.prompt_files import (
     ABOUT,
@@ -125,7 +126,7 @@ def test_the_layout_is_the_documented_one() -> None:
 def test_a_prompt_for_another_tower_is_refused_by_both_names(tmp_path: Path) -> None:
     path = tmp_path / "x.prompt"
     save_prompt(path, prompt_of("coop"), "mine", {})
-    with pytest.raises(ValueError, match=r"x\.prompt: learned for .* mine; found is other$"):
+    with pytest.raises(ValueError, match=r"x\.prompt: learned for .* mine; expected other$"):
         load_prompt(path, "other")
 
 

@@ -98,17 +98,17 @@ def test_the_good_header_of_these_tests_is_good() -> None:
         ({"shape": []}, "tensors.0.shape: .*at least 1"),
         ({"shape": [1, 2, 2, 16]}, "tensors.0.shape: .*at most 3"),
         ({"shape": 64}, "tensors.0.shape: .*valid list"),
-        ({"shape": [4, 17]}, "128 bytes of values, with a header that tells of 136"),
+        ({"shape": [4, 17]}, "128 bytes of values; expected 136"),
         ({"shape": [64]}, r"factors .*make no context of 4 tokens"),
         ({"bits": True}, "tensors.0.bits: .*valid integer"),
-        ({"bits": 0}, "bits: found 0; allowed are 1 to 8, and 16"),
-        ({"bits": 9}, "bits: found 9"),
-        ({"bits": -16}, "bits: found -16"),
+        ({"bits": 0}, "bits: got 0; expected 1 to 8, or 16"),
+        ({"bits": 9}, "bits: got 9"),
+        ({"bits": -16}, "bits: got -16"),
         ({"bits": None}, "tensors.0.bits: .*valid integer"),
-        ({"codebooks": 1}, "codebooks: found 1 for 4 rows of 16 bits"),
+        ({"codebooks": 1}, "codebooks: got 1 for 4 rows of 16 bits"),
         ({"codebooks": -1}, "tensors.0.codebooks: .*greater than or equal to 0"),
-        ({"bits": 4}, "codebooks: found 0 for 4 rows of 4 bits"),
-        ({"bits": 4, "codebooks": 3}, "codebooks: found 3 for 4 rows"),
+        ({"bits": 4}, "codebooks: got 0 for 4 rows of 4 bits"),
+        ({"bits": 4, "codebooks": 3}, "codebooks: got 3 for 4 rows"),
         ({"bits": 4, "codebooks": False}, "tensors.0.codebooks: .*valid integer"),
         ({"name": 3}, "tensors.0.name: .*valid string"),
         ({"name": "x"}, "make no context"),
@@ -127,8 +127,8 @@ def test_a_wrong_entry_is_named(entry: dict[str, Any], message: str) -> None:
         (b'{"about":' * 100_000, "recursion"),
         (b"", "Expecting value"),
         (b"\xff\xfe{\0}\0", "utf-8"),
-        (b"NaN", "found NaN"),
-        (b"[1.5, -1e999]", "found -1e999"),
+        (b"NaN", "got NaN"),
+        (b"[1.5, -1e999]", "got -1e999"),
         (b"1" * 5000, "limit"),
         (b"[]", "header: .*valid dictionary"),
         (b"{}", "header.init: Field required"),
@@ -139,10 +139,10 @@ def test_a_wrong_entry_is_named(entry: dict[str, Any], message: str) -> None:
         ({**changed(), "init": ["a"]}, "header.init: .*valid string"),
         ({**changed(), "fingerprint": None}, "header.fingerprint: .*valid string"),
         ({**changed(), "tensors": {}}, "header.tensors: .*valid list"),
-        ({**changed(), "tensors": changed()["tensors"] * 2}, "every name once"),
-        ({**changed(), "tensors": []}, "128 bytes of values, with a header that tells of 0"),
-        ({**changed(), "about": math.nan}, "found NaN"),
-        ({**changed(), "about": [-math.inf]}, "found -Infinity"),
+        ({**changed(), "tensors": changed()["tensors"] * 2}, "each once"),
+        ({**changed(), "tensors": []}, "128 bytes of values; expected 0"),
+        ({**changed(), "about": math.nan}, "got NaN"),
+        ({**changed(), "about": [-math.inf]}, "got -Infinity"),
     ],
 )
 def test_a_hostile_header_is_refused(header: Any, message: str) -> None:
@@ -156,7 +156,7 @@ def test_a_huge_shape_takes_no_memory(bits: int) -> None:
     data = file_of(changed(**entry), bytes(128))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="128 bytes of values, with a header that tells of"):
+        with pytest.raises(ValueError, match="128 bytes of values; expected"):
             unpack_prompt(data)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -184,7 +184,7 @@ def test_a_description_that_is_no_json_is_not_written(value: float) -> None:
 def test_another_version_is_named_before_anything_is_read(version: int) -> None:
     data = pack_prompt(prompt_of("coop"), "", {})
     other = data[:8] + struct.pack("<H", version) + data[10:]
-    with pytest.raises(ValueError, match=f"version {version}; allowed is 1"):
+    with pytest.raises(ValueError, match=f"got version {version}; expected 1"):
         unpack_prompt(other)
 
 

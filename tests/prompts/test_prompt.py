@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.prompts.config import LowRankConfig, PromptConfig
-from pipeline.prompts.prompt import Prompt, init_tokens, low_rank_context, merge, start_left
+from pipeline.prompts.context import init_tokens, low_rank_context, merge
+from pipeline.prompts.prompt import Prompt, start_left
 
 M, D = 4, 24
 
@@ -34,12 +35,12 @@ def test_low_rank_context_differs_by_at_most_that_rank(rank: int) -> None:
 
 @pytest.mark.parametrize("rank", [0, 5])
 def test_a_rank_that_does_not_fit_is_refused(rank: int) -> None:
-    with pytest.raises(ValueError, match=f"rank {rank}: allowed are 1 to .* = 4"):
+    with pytest.raises(ValueError, match=f"rank: got {rank}; expected 1 to .* = 4"):
         low_rank_context(template(), torch.zeros(M, rank), torch.zeros(rank, D))
 
 
 def test_a_rank_above_the_context_is_infeasible() -> None:
-    with pytest.raises(ValueError, match="rank 5"):
+    with pytest.raises(ValueError, match="rank: got 5"):
         Prompt(config(5), template(), seed=1)
     assert "rank 5" in config(5).infeasible()
     assert all(config(rank).infeasible() is None for rank in (0, 1, M, "full"))

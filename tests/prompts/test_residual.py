@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.prompts.config import PromptConfig, ResidualConfig
-from pipeline.prompts.prompt import Prompt, merge
+from pipeline.prompts.context import merge
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.residual import Residual
 
 M, D, H = 4, 24, 6
@@ -43,12 +44,12 @@ def test_it_is_the_formula_row_by_row(shared: bool, layer_norm: bool) -> None:
     module = away(Residual(config, anchor_MD, generator()))
     for m, row_D in enumerate(rows_MD):
         n = 0 if shared else m
-        hidden_H = torch.relu(module.down_NDH[n].T @ (row_D + anchor_MD[m]))
-        added_D = module.up_NHD[n].T @ hidden_H
+        hidden_H = torch.relu(module.down_XDH[n].T @ (row_D + anchor_MD[m]))
+        added_D = module.up_XHD[n].T @ hidden_H
         if layer_norm:
             deviation_D = added_D - added_D.mean()
             normal_D = deviation_D / (deviation_D.square().mean() + 1e-5).sqrt()
-            added_D = normal_D * module.gain_ND[n] + module.shift_ND[n]
+            added_D = normal_D * module.gain_XD[n] + module.shift_XD[n]
         torch.testing.assert_close(module(rows_MD)[m], row_D + added_D, rtol=1e-4, atol=1e-5)
 
 
@@ -96,6 +97,6 @@ def test_with_low_rank_factors_it_reads_the_template() -> None:
     prompt = Prompt(config, torch.randn(M, D), seed=1)
     assert torch.equal(prompt(), prompt.init_MD)
     with torch.no_grad():
-        prompt.residuals["right_RD"].gain_ND.fill_(1.0)
+        prompt.residuals["right_RD"].gain_XD.fill_(1.0)
     prompt().square().sum().backward()
-    assert prompt.residuals["right_RD"].down_NDH.grad.abs().sum() > 0
+    assert prompt.residuals["right_RD"].down_XDH.grad.abs().sum() > 0

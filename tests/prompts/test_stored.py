@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.prompts.config import PromptConfig
-from pipeline.prompts.prompt import Prompt, merge
+from pipeline.prompts.context import merge
+from pipeline.prompts.prompt import Prompt
 from pipeline.prompts.stored import StoredTensor, check_factors
 from tests.helpers.reference import decode, pack_bits
 

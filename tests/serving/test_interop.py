@@ -15,7 +15,7 @@ from pipeline.clip.backbone import Backbone
 from pipeline.clip.encoders import TextSide
 from pipeline.clip.similarity import logits
 from pipeline.features.task import TaskFeatures
-from pipeline.prompts.prompt import merge
+from pipeline.prompts.context import merge
 from pipeline.prompts.stored import StoredPrompt
 from pipeline.serving.interop import (
     check_class_names,

@@ -20,9 +20,9 @@ import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from pipeline.clip.backbone import build_clip, save_clip
+from pipeline.clip.folder import build_clip, save_clip
 from pipeline.clip.similarity import logits
-from pipeline.data.sampling import split_base_new
+from pipeline.data.classes import split_base_new
 from pipeline.prompts.file import load_prompt
 from pipeline.serving import model as served_model
 from pipeline.serving.model import decode_image

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.core.code import ROOT, import_closure, meaning, module_file
-from pipeline.core.config import flatten
+from pipeline.core.settings import flatten
 
 SHIPPED = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 SOURCES = ("emoji", "coop", "folder", "table")
@@ -63,6 +63,9 @@ UNREAD = {
         "backbone.text_budget_gb": "memory of the text tower, which is not used",
         "features.workers": "share the work",
         "prepare.*": "of the manifest, which is a dependency",
+        "protocols.*.train": "only shots are read",
+        "protocols.*.test": "only shots are read",
+        "protocols.*.source": "only shots are read",
         "tasks": "one of them is the stage's item",
     },
     "sweep": {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.core.errors import report_all, run_stage
+from pipeline.core.code import imported
 
 ROOT = Path(__file__).parents[2]
 DECLARED = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -40,6 +40,13 @@ def test_stages_that_run_often_load_no_framework(stage: str) -> None:
     assert found.stdout.split() == []
 
 
+@pytest.mark.parametrize("stage", ["sweep", "evaluate", "report"])
+def test_inputs_are_loaded_in_one_place_which_checks_them(stage: str) -> None:
+    own = imported(f"stages.{stage}")
+    assert "pipeline.training.inputs" in own
+    assert not own & {"pipeline.features.files", "pipeline.features.loader"}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_dependencies_and_parameters_exist(stage: str) -> None:
     made = [next(iter(out)) if isinstance(out, dict) else out
@@ -66,33 +73,3 @@ def test_committed_backbone_is_the_locked_one() -> None:
     locked = YAML(typ="safe").load((ROOT / "dvc.lock").read_text())["stages"]["pretrain"]
     for out in locked["outs"]:
         assert hashlib.md5((ROOT / out["path"]).read_bytes()).hexdigest() == out["md5"]
-
-
-def test_a_mistake_is_one_line_and_a_defect_keeps_its_traceback(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def mistake() -> None:
-        raise ValueError("params.yaml: sweep: found 1; allowed is 2")
-
-    def defect() -> None:
-        raise KeyError("ours")
-
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as stopped:
-        run_stage(mistake)
-    assert stopped.value.code == 1
-    assert capsys.readouterr().err == "error: params.yaml: sweep: found 1; allowed is 2\n"
-    with pytest.raises(SystemExit) as stopped:
-        run_stage(interrupted)
-    assert stopped.value.code == 130
-    with pytest.raises(KeyError):
-        run_stage(defect)
-
-
-def test_long_lists_of_problems_are_cut() -> None:
-    report_all("nothing wrong", [])
-    with pytest.raises(ValueError, match="and 5 more") as caught:
-        report_all("title", [f"problem {i}" for i in range(25)])
-    assert str(caught.value).count("\n") == 21

@@ -10,18 +10,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pipeline.clip.backbone import Backbone, build_clip, wrap_model
+from pipeline.clip.backbone import Backbone, wrap_model
 from pipeline.clip.encoders import TextSide
+from pipeline.clip.folder import build_clip
+from pipeline.data.classes import split_base_new
 from pipeline.data.manifest import Manifest
-from pipeline.data.sampling import split_base_new
 from pipeline.features.config import FeaturesConfig
 from pipeline.features.extract import encode_task
 from pipeline.features.loader import with_pictures
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
-from pipeline.prompts.coupling import couple, start_coupling
+from pipeline.prompts.coupling import couple
 from pipeline.prompts.file import load_prompt, save_prompt
-from pipeline.prompts.prompt import Prompt
+from pipeline.prompts.prompt import Prompt, start_coupling
 from pipeline.training.pictures import encode_beside
 from pipeline.training.task_run import Point, TaskRun, draw_images
 from tests.helpers.reference import (

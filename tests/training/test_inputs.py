@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.clip.backbone import Backbone, build_clip, save_clip
+from pipeline.clip.backbone import Backbone
 from pipeline.clip.config import BackboneConfig
+from pipeline.clip.folder import build_clip, save_clip
 from pipeline.core import paths
 from pipeline.core.files import write_atomic
 from pipeline.core.hashes import file_hash
@@ -127,7 +128,7 @@ def test_names_that_are_too_long_and_towers_that_are_too_shallow_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="class names too long for n_ctx"):
         load_inputs([TASK], config, CONTEXT_LENGTH - 3, 0)
-    with pytest.raises(ValueError, match=r"prompt\.depth 9"):
+    with pytest.raises(ValueError, match=r"prompt\.depth: got 9"):
         load_inputs([TASK], config, 4, 9)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.config import flatten, nest
+from pipeline.core.settings import flatten, nest
 from pipeline.params import load_params
 from pipeline.training.settings import Resolver
 

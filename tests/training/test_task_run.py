@@ -11,7 +11,7 @@ from pipeline.clip.encoders import TextSide
 from pipeline.data.sampling import Draws
 from pipeline.features.task import TaskFeatures
 from pipeline.prompts.config import PromptConfig
-from pipeline.prompts.prompt import merge
+from pipeline.prompts.context import merge
 from pipeline.training.task_run import Point, TaskRun, draw_images, measure_prompts
 from tests.helpers.reference import sample_shots
 from tests.helpers.toy import train_config
@@ -94,9 +94,7 @@ def test_a_point_does_not_depend_on_its_neighbours(
 
 def test_points_of_unequal_length_are_refused(text: TextSide, features: TaskFeatures) -> None:
     longer = Point(PROMPT.model_copy(update={"n_ctx": 8}), 0.1, 1)
-    with pytest.raises(
-        ValueError, match=r"n_ctx and depth: found \[\(4, 0\), \(8, 0\)\]; allowed: one of"
-    ):
+    with pytest.raises(ValueError, match=r"n_ctx and depth \[\(4, 0\), \(8, 0\)\]; expected one"):
         build(text, features, points=[*POINTS, longer])
 
 

@@ -95,8 +95,8 @@ styles include share-alike artwork, the weights are offered under CC-BY-SA-4.0.
 ## Zero-shot accuracy, percent
 
 Test poses, base / new classes. *General*: "{init} {{}}.", where tuning starts; *own*: the task's
-own template. The last two columns show the held-out style emojione, own words. The styles of the
-tasks were not pretrained on, but their concepts were, in other styles.
+own template. The last two columns show the held-out style emojione. The styles of the tasks
+were not pretrained on, but their concepts were, in other styles.
 
 | task | conditions | own template |
 |---|---|---|

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.clip.text.layout import Frame
 
@@ -74,14 +72,3 @@ class TextEncoder(nn.Module):
             ValueError: if a name is empty or does not fit behind the context.
         """
         raise NotImplementedError
-
-
-def encode_parts(encode: Callable[..., Tensor], parts: Iterable[tuple[Any, ...]]) -> Tensor:
-    """Encode parts of a pass one after the other and join them along the second dimension.
-
-    Only the inputs of a part are kept; the backward pass computes the rest again.
-    """
-    done = [
-        checkpoint(encode, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
-    ]
-    return torch.cat(done, dim=1)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.clip.config import BUDGET_BYTES
-from pipeline.clip.text.encoder import TextEncoder, encode_parts
+from pipeline.clip.frozen_block import encode_parts
+from pipeline.clip.text.encoder import TextEncoder
 from pipeline.clip.text.layout import Frame
 
 log = logging.getLogger(__name__)

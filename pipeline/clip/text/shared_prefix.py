@@ -90,7 +90,7 @@ class LastSharedBlock(SharedBlock):
     def __init__(self, block: Any) -> None:
         """Share the block's weights."""
         super().__init__(block)
-        self.part_queries()
+        self.split_queries()
 
     def last(self, x_SXD: Tensor, names: PackedNames, mask: Tensor) -> Tensor:
         """Return the states `[S, K, D]` of the last tokens; the mask is `[S K, 1, 1, P + L]`."""

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from pipeline.clip.config import BUDGET_BYTES
 from pipeline.clip.deep_prompts import replace_prompt
-from pipeline.clip.frozen_block import is_plain
-from pipeline.clip.text.encoder import TextEncoder, encode_parts
+from pipeline.clip.frozen_block import encode_parts, is_plain
+from pipeline.clip.text.encoder import TextEncoder
 from pipeline.clip.text.layout import Frame, read_layout
 from pipeline.clip.text.packing import Names, PackedNames, PaddedNames, pack_tails
 from pipeline.clip.text.shared_prefix import SharedPath

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.data.datasets.coop_splits import (
+    NAMES,
     ClassOf,
     Reader,
     breed,
@@ -14,13 +15,10 @@ from pipeline.data.datasets.coop_splits import (
     read_imagenet,
     read_numbered_folders,
     read_variants,
+    read_zhou,
     scene,
-    zhou,
 )
 from pipeline.data.manifest import SPLITS, TEST_ONLY
-
-PHOTO = "a photo of a {}."
-NAMES = "classnames.txt"
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ class DataSet:
     Attributes:
         folder: of the data set, in `prepare.coop.root`.
         images: of its images, in `folder`; paths in its split are relative to it.
-        read: reads its split and class names.
         files: what `read` needs in `folder`, beside the images.
-        template: the zero-shot caption.
         published: how many classes, training images and test images it has.
+        template: the zero-shot caption.
+        read: reads its split and class names.
         splits: those that it has; the variants of ImageNet are only tested.
         class_of: the class of a path, where a split can be made without the split file.
         renamed: CoOp's names of some classes that `class_of` finds; None leaves one out.
@@ -41,10 +39,10 @@ class DataSet:
 
     folder: str
     images: str
-    read: Reader
     files: tuple[str, ...]
-    template: str
     published: tuple[int, int, int]
+    template: str = "a photo of a {}."
+    read: Reader = read_zhou
     splits: tuple[str, ...] = SPLITS
     class_of: ClassOf | None = None
     renamed: Mapping[str, str | None] = field(default_factory=dict)
@@ -53,22 +51,6 @@ class DataSet:
     def by_folders(self) -> bool:
         """Whether images are listed by folders, not by a file, so that none can be missing."""
         return NAMES in self.files
-
-
-def zhou_set(
-    name: str,
-    folder: str,
-    images: str,
-    template: str,
-    published: tuple[int, int, int],
-    class_of: ClassOf | None = None,
-    renamed: Mapping[str, str | None] | None = None,
-) -> DataSet:
-    """Declare a data set whose split is `split_zhou_<name>.json`."""
-    files = (f"split_zhou_{name}.json",)
-    return DataSet(
-        folder, images, zhou(name), files, template, published, SPLITS, class_of, renamed or {}
-    )
 
 
 CALTECH_NAMES = {
@@ -93,61 +75,64 @@ EUROSAT_NAMES = {
 # Names are those of CoOp's configs/datasets; sizes those of the appendix of arXiv 2109.01134.
 DATA_SETS: dict[str, DataSet] = {
     "imagenet": DataSet(
-        "imagenet", "images", read_imagenet, (NAMES, "images/train", "images/val"), PHOTO,
-        (1000, 1281167, 50000), ("train", "test"),
+        "imagenet", "images", (NAMES, "images/train", "images/val"), (1000, 1281167, 50000),
+        read=read_imagenet, splits=("train", "test"),
     ),
-    "caltech101": zhou_set(
-        "Caltech101", "caltech-101", "101_ObjectCategories", PHOTO, (100, 4128, 2465),
-        first_folder, CALTECH_NAMES,
+    "caltech101": DataSet(
+        "caltech-101", "101_ObjectCategories", ("split_zhou_Caltech101.json",), (100, 4128, 2465),
+        class_of=first_folder, renamed=CALTECH_NAMES,
     ),
-    "oxford_pets": zhou_set(
-        "OxfordPets", "oxford_pets", "images", "a photo of a {}, a type of pet.",
-        (37, 2944, 3669), breed,
+    "oxford_pets": DataSet(
+        "oxford_pets", "images", ("split_zhou_OxfordPets.json",), (37, 2944, 3669),
+        "a photo of a {}, a type of pet.", class_of=breed,
     ),
     "stanford_cars": DataSet(
-        "stanford_cars", ".", zhou("StanfordCars"),
-        ("split_zhou_StanfordCars.json", "cars_train", "cars_test"), PHOTO, (196, 6509, 8041),
+        "stanford_cars", ".", ("split_zhou_StanfordCars.json", "cars_train", "cars_test"),
+        (196, 6509, 8041),
     ),
-    "oxford_flowers": zhou_set(
-        "OxfordFlowers", "oxford_flowers", "jpg", "a photo of a {}, a type of flower.",
-        (102, 4093, 2463),
+    "oxford_flowers": DataSet(
+        "oxford_flowers", "jpg", ("split_zhou_OxfordFlowers.json",), (102, 4093, 2463),
+        "a photo of a {}, a type of flower.",
     ),
-    "food101": zhou_set(
-        "Food101", "food-101", "images", "a photo of {}, a type of food.", (101, 50500, 30300),
-        first_folder,
+    "food101": DataSet(
+        "food-101", "images", ("split_zhou_Food101.json",), (101, 50500, 30300),
+        "a photo of {}, a type of food.", class_of=first_folder,
     ),
     "fgvc_aircraft": DataSet(
-        "fgvc_aircraft", "images", read_variants,
-        ("variants.txt", *(f"images_variant_{split}.txt" for split in SPLITS)),
-        "a photo of a {}, a type of aircraft.", (100, 3334, 3333),
+        "fgvc_aircraft", "images",
+        ("variants.txt", *(f"images_variant_{split}.txt" for split in SPLITS)), (100, 3334, 3333),
+        "a photo of a {}, a type of aircraft.", read_variants,
     ),
-    "sun397": zhou_set("SUN397", "sun397", "SUN397", PHOTO, (397, 15880, 19850), scene),
-    "dtd": zhou_set(
-        "DescribableTextures", "dtd", "images", "{} texture.", (47, 2820, 1692), first_folder
+    "sun397": DataSet(
+        "sun397", "SUN397", ("split_zhou_SUN397.json",), (397, 15880, 19850), class_of=scene
     ),
-    "eurosat": zhou_set(
-        "EuroSAT", "eurosat", "2750", "a centered satellite photo of {}.", (10, 13500, 8100),
-        first_folder, EUROSAT_NAMES,
+    "dtd": DataSet(
+        "dtd", "images", ("split_zhou_DescribableTextures.json",), (47, 2820, 1692),
+        "{} texture.", class_of=first_folder,
     ),
-    "ucf101": zhou_set(
-        "UCF101", "ucf101", "UCF-101-midframes", "a photo of a person doing {}.",
-        (101, 7639, 3783), first_folder,
+    "eurosat": DataSet(
+        "eurosat", "2750", ("split_zhou_EuroSAT.json",), (10, 13500, 8100),
+        "a centered satellite photo of {}.", class_of=first_folder, renamed=EUROSAT_NAMES,
+    ),
+    "ucf101": DataSet(
+        "ucf101", "UCF-101-midframes", ("split_zhou_UCF101.json",), (101, 7639, 3783),
+        "a photo of a person doing {}.", class_of=first_folder,
     ),
     "imagenetv2": DataSet(
-        "imagenetv2", "imagenetv2-matched-frequency-format-val", read_numbered_folders, (NAMES,),
-        PHOTO, (1000, 0, 10000), TEST_ONLY,
+        "imagenetv2", "imagenetv2-matched-frequency-format-val", (NAMES,), (1000, 0, 10000),
+        read=read_numbered_folders, splits=TEST_ONLY,
     ),
     "imagenet_sketch": DataSet(
-        "imagenet-sketch", "images", read_class_folders_for_test, (NAMES,), PHOTO,
-        (1000, 0, 50889), TEST_ONLY,
+        "imagenet-sketch", "images", (NAMES,), (1000, 0, 50889),
+        read=read_class_folders_for_test, splits=TEST_ONLY,
     ),
     "imagenet_a": DataSet(
-        "imagenet-adversarial", "imagenet-a", read_class_folders_for_test, (NAMES,), PHOTO,
-        (200, 0, 7500), TEST_ONLY,
+        "imagenet-adversarial", "imagenet-a", (NAMES,), (200, 0, 7500),
+        read=read_class_folders_for_test, splits=TEST_ONLY,
     ),
     "imagenet_r": DataSet(
-        "imagenet-rendition", "imagenet-r", read_class_folders_for_test, (NAMES,), PHOTO,
-        (200, 0, 30000), TEST_ONLY,
+        "imagenet-rendition", "imagenet-r", (NAMES,), (200, 0, 30000),
+        read=read_class_folders_for_test, splits=TEST_ONLY,
     ),
 }  # fmt: skip
 """The benchmark: all that differs between its data sets."""

@@ -11,7 +11,6 @@ import json
 import os
 import random
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,7 +18,9 @@ from pipeline.core.errors import report_all
 from pipeline.data.config import Shares
 from pipeline.data.datasets.custom import split_counts
 from pipeline.data.datasets.files import find_files, find_folders
+from pipeline.data.manifest import SPLITS
 
+NAMES = "classnames.txt"
 PUBLIC_SHARES = Shares(train=0.5, val=0.2, test=0.3)
 """What CoOp's code takes where it splits a data set itself."""
 
@@ -37,20 +38,21 @@ Reader = Callable[[Path, Path], Splits]
 ClassOf = Callable[[PurePosixPath], str]
 
 
-def read_zhou(file: str, folder: Path, images: Path) -> Splits:  # noqa: ARG001 (a Reader)
-    """Read `{"train": [[path, label, class name], ...], "val": ..., "test": ...}`, as it is.
+def read_zhou(folder: Path, images: Path) -> Splits:  # noqa: ARG001 (a Reader)
+    """Read `split_zhou_*.json`: `{"train": [[path, label, class name], ...], "val": ..., ...}`.
 
     Raises:
         ValueError: if the file is anything else.
     """
+    file = next(folder.glob("split_zhou_*.json"))
     try:
-        lists = json.loads((folder / file).read_text("utf-8"))
+        lists = json.loads(file.read_text("utf-8"))
         return {
             split: [Entry(str(path), int(label), str(name)) for path, label, name in lists[split]]
-            for split in ("train", "val", "test")
+            for split in SPLITS
         }
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / file}: not a readable split file: {error!r}") from None
+        raise ValueError(f"{file}: not a readable split file: {error!r}") from None
 
 
 def read_variants(folder: Path, images: Path) -> Splits:  # noqa: ARG001 (a Reader)
@@ -61,7 +63,7 @@ def read_variants(folder: Path, images: Path) -> Splits:  # noqa: ARG001 (a Read
     """
     label_of = {name: label for label, name in enumerate(read_lines(folder / "variants.txt"))}
     splits: Splits = {}
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         file = folder / f"images_variant_{split}.txt"
         pairs = [line.partition(" ")[::2] for line in read_lines(file)]
         unknown = sorted({name for _, name in pairs if name not in label_of})
@@ -92,7 +94,7 @@ def read_numbered_folders(folder: Path, images: Path) -> Splits:
     names = list(read_class_names(folder).values())
     numbers = [str(number) for number in range(len(names))]
     unknown = sorted({inside.name for inside in find_folders(images)} - set(numbers))
-    report_all(f"{images}: folders that are no line of {folder}/classnames.txt", unknown)
+    report_all(f"{images}: folders that are no line of {folder / NAMES}", unknown)
     return {
         "test": [
             Entry(f"{number}/{file}", label, names[label])
@@ -111,7 +113,7 @@ def read_class_folders(folder: Path, images: Path, prefix: str = "") -> list[Ent
     name_of = read_class_names(folder)
     inside = find_folders(images)
     unknown = [path.name for path in inside if path.name not in name_of]
-    report_all(f"{images}: folders that are not in {folder}/classnames.txt", unknown)
+    report_all(f"{images}: folders that are not in {folder / NAMES}", unknown)
     return [
         Entry(f"{prefix}{path.name}/{file}", label, name_of[path.name])
         for label, path in enumerate(inside)
@@ -121,7 +123,7 @@ def read_class_folders(folder: Path, images: Path, prefix: str = "") -> list[Ent
 
 def read_class_names(folder: Path) -> dict[str, str]:
     """Return the class names of ImageNet's folders, in the order of classnames.txt."""
-    lines = (line.partition(" ") for line in read_lines(folder / "classnames.txt"))
+    lines = (line.partition(" ") for line in read_lines(folder / NAMES))
     return {wnid: name for wnid, _, name in lines}
 
 
@@ -156,7 +158,7 @@ def make_split(
         if path.lower().endswith((".jpg", ".jpeg", ".png", ".tif")):
             by_class.setdefault(class_of(PurePosixPath(path)), []).append(path)
     rng = random.Random(seed)
-    splits: Splits = {"train": [], "val": [], "test": []}
+    splits: Splits = {split: [] for split in SPLITS}
     known = sorted(name for name in by_class if renamed.get(name, name) is not None)
     too_small = [f"{name}: {len(by_class[name])}" for name in known if len(by_class[name]) < 3]
     report_all(f"{images}: classes too small to be split; expected 3 or more images", too_small)
@@ -197,8 +199,3 @@ def listed(folder: Path) -> list[str]:
 def all_files(folder: Path) -> set[str]:
     """Return the paths of all files below a folder, relative to it; hidden ones left out."""
     return {path.relative_to(folder).as_posix() for path in find_files(folder)}
-
-
-def zhou(name: str) -> Reader:
-    """Return the reader of `split_zhou_<name>.json`."""
-    return partial(read_zhou, f"split_zhou_{name}.json")
