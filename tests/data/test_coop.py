@@ -139,7 +139,7 @@ def test_imagenet_v2_is_labelled_by_number_not_by_name(tmp_path: Path) -> None:
 
 
 def test_all_that_is_missing_of_all_data_sets_is_one_message(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{tmp_path}: 15 of 15 data sets") as caught:
+    with pytest.raises(ValueError, match=f"{tmp_path}: 15 of 15 task") as caught:
         find(config(tmp_path), list(DATA_SETS))
     message = str(caught.value)
     assert len(message.splitlines()) == 16
@@ -158,7 +158,7 @@ def test_all_that_is_missing_of_all_data_sets_is_one_message(tmp_path: Path) -> 
     (tmp_path / "imagenet-rendition/classnames.txt").unlink()
     (tmp_path / "dtd/split_zhou_DescribableTextures.json").write_text('{"train": [')
     (tmp_path / "fgvc_aircraft/variants.txt").write_text("707-320\n")
-    with pytest.raises(ValueError, match="4 of 15 data sets") as caught:
+    with pytest.raises(ValueError, match="4 of 15 task") as caught:
         find(config(tmp_path), list(DATA_SETS))
     message = str(caught.value)
     assert "food101: missing 2 of 14 images, for instance" in message

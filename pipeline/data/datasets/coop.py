@@ -13,6 +13,7 @@ from pipeline.data.datasets.coop_catalog import DATA_SETS, DataSet
 from pipeline.data.datasets.coop_download import DOWNLOADS, GONE, fetch, torchvision_download
 from pipeline.data.datasets.coop_splits import Splits, all_files, make_split
 from pipeline.data.datasets.custom import spoken
+from pipeline.data.datasets.files import find_each
 from pipeline.data.manifest import ONE_DOMAIN, Manifest, build_rows
 
 
@@ -37,18 +38,8 @@ def find(
     """
     unknown = [repr(task) for task in tasks if task not in DATA_SETS]
     report_all(f"params.yaml: tasks: unknown; expected names of {list(DATA_SETS)}", unknown)
-    problems, hashes = [], {}
-    for task in tasks:
-        try:
-            hashes[task] = find_one(config, task, make)
-        except ValueError as error:
-            problems.append(f"{task}: {error}")
-    report_all(
-        f"prepare.coop.root {config.root}: {len(problems)} of {len(tasks)} data sets cannot be "
-        "used; their layout is that of CoOp's DATASETS.md",
-        problems,
-    )
-    return hashes
+    layout = "that of CoOp's DATASETS.md"
+    return find_each(lambda task: find_one(config, task, make), tasks, config.root, layout)
 
 
 def find_one(config: CoopConfig, task: str, make: Callable[[str, Path], object]) -> str:

@@ -125,3 +125,24 @@ def listing_hash(paths: Sequence[Path], root: Path) -> str:
         for path, status in zip(paths, read_each(Path.stat, paths), strict=True)
     ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def find_each(
+    find: Callable[[str], str], tasks: Sequence[str], root: str, layout: str
+) -> dict[str, str]:
+    """Return what `find` returns for each task, a hash of its data.
+
+    Raises:
+        ValueError: with the errors of all tasks whose data cannot be used, and the layout.
+    """
+    problems, hashes = [], {}
+    for task in tasks:
+        try:
+            hashes[task] = find(task)
+        except ValueError as error:
+            problems.append(f"{task}: {error}")
+    report_all(
+        f"{root}: {len(problems)} of {len(tasks)} task(s) cannot be used; the layout is {layout}",
+        problems,
+    )
+    return hashes

@@ -13,6 +13,7 @@ from pipeline.data.config import FolderConfig
 from pipeline.data.datasets.custom import Picture, build_own, spoken
 from pipeline.data.datasets.files import (
     content_hashes,
+    find_each,
     find_files,
     find_folders,
     listing_hash,
@@ -31,21 +32,16 @@ def find(config: FolderConfig, tasks: Sequence[str]) -> dict[str, str]:
         ValueError: naming every folder that is missing or holds no folder, and all that cannot be
             read.
     """
-    root, problems, hashes = Path(config.root), [], {}
-    for task in tasks:
+    root = Path(config.root)
+
+    def find_one(task: str) -> str:
         folder = root / task
-        try:
-            if not find_folders(folder):
-                raise ValueError(f"{folder}: {'no folder in it' if folder.is_dir() else 'missing'}")
-            hashes[task] = listing_hash(find_files(folder), root)
-        except ValueError as error:
-            problems.append(str(error))
-    report_all(
-        f"{len(problems)} of {len(tasks)} task(s) cannot be used; the layout is "
-        f"{root}/<task>/<class>/*.jpg, or {root}/<task>/<train, val or test>/<class>/*.jpg",
-        problems,
-    )
-    return hashes
+        if not find_folders(folder):
+            raise ValueError(f"{folder}: {'no folder in it' if folder.is_dir() else 'missing'}")
+        return listing_hash(find_files(folder), root)
+
+    layout = "<task>/<class>/*.jpg, or <task>/<train, val or test>/<class>/*.jpg"
+    return find_each(find_one, tasks, config.root, layout)
 
 
 def build(config: FolderConfig, task: str) -> Manifest:

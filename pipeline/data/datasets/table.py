@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.core.errors import report_all
 from pipeline.data.config import TableConfig
 from pipeline.data.datasets.custom import Picture, build_own
-from pipeline.data.datasets.files import content_hashes, listing_hash
+from pipeline.data.datasets.files import content_hashes, find_each, listing_hash
 from pipeline.data.datasets.table_reader import (
     SPLIT_NAMES,
     ClassKey,
@@ -34,21 +34,15 @@ def find(config: TableConfig, tasks: Sequence[str]) -> dict[str, str]:
     Raises:
         ValueError: naming every task without a readable table, or with several.
     """
-    root, problems, hashes = Path(config.root), [], {}
-    for task in tasks:
-        try:
-            tables = [path for path, _ in find_parts(root, task)]
-            named = [p for path in tables for p in image_paths(path, config.columns.image)]
-            present = [path for path in named if path.is_file()]
-            hashes[task] = listing_hash([*tables, *present], root)
-        except ValueError as error:
-            problems.append(str(error))
-    report_all(
-        f"{len(problems)} of {len(tasks)} task(s) cannot be used; the layout is "
-        f"{root}/<task>.csv, {root}/<task>.parquet or {root}/<task>/<split>*.parquet",
-        problems,
-    )
-    return hashes
+    root = Path(config.root)
+
+    def find_one(task: str) -> str:
+        tables = [path for path, _ in find_parts(root, task)]
+        named = [p for path in tables for p in image_paths(path, config.columns.image)]
+        return listing_hash([*tables, *(path for path in named if path.is_file())], root)
+
+    layout = "<task>.csv, <task>.parquet or <task>/<split>*.parquet"
+    return find_each(find_one, tasks, config.root, layout)
 
 
 def build(config: TableConfig, task: str) -> Manifest:
