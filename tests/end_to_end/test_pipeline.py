@@ -42,8 +42,9 @@ def test_interrupted_sweep_keeps_its_trials_and_goes_on(project: Path) -> None:
     assert "interrupted" in output
 
     resumed = run(project, sys.executable, "-m", "stages.sweep").stdout
-    known = int(resumed.split(" of ")[0].split()[-1])
-    assert 1 <= known < N_TRIALS, resumed
+    known = re.search(r"(\d+) of \d+ trials known", resumed)
+    assert known is not None, resumed
+    assert 1 <= int(known[1]) < N_TRIALS, resumed
     trials = load(project, "sweep/trials.json")["trials"]
     assert len(trials) == N_TRIALS
     settings = [json.dumps(trial["settings"], sort_keys=True) for trial in trials]
